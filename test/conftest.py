@@ -1,0 +1,51 @@
+"""Fixtures for all tests. Nothing starts before a test asks for it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdmtaskservice.embedded.image import Pushed, push_seqtool
+from cdmtaskservice.embedded.stack import EmbeddedStack, default_parts, missing_parts
+
+
+@pytest.fixture(scope="session")
+def parts() -> Path:
+    """The directory of the fetched parts; without them the test is skipped, or fails if CTS_REQUIRE_PARTS is set."""
+    directory = default_parts()
+    if missing := missing_parts(directory):
+        reason = f"missing: {'; '.join(missing)} (run `make setup`)"
+        if os.environ.get("CTS_REQUIRE_PARTS"):
+            pytest.fail(f"{reason}, and CTS_REQUIRE_PARTS is set", pytrace=False)
+        pytest.skip(reason)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def stack(parts: Path) -> Iterator[EmbeddedStack]:
+    """One embedded stack for the whole session."""
+    # pytest's own directories have names that are too long for unix sockets in some of the parts.
+    root = Path(tempfile.mkdtemp(prefix="cts-test-"))
+    try:
+        with EmbeddedStack(root, parts) as running:
+            yield running
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def seqtool_image(stack: EmbeddedStack) -> Pushed:
+    """The demo's FASTA tool, in the stack's registry."""
+    return push_seqtool(stack.registry, stack.parts)
+
+
+@pytest.fixture(autouse=True)
+def _parts_come_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that takes a part away and fails does not take it from the tests after it."""
+    shared: EmbeddedStack | None = request.getfixturevalue("stack") if "stack" in request.fixturenames else None
+    yield
+    if shared is not None:
+        shared.restore()
