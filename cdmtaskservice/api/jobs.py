@@ -1,0 +1,180 @@
+"""Users' own jobs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from cdmtaskservice.api import models, openapi, views
+from cdmtaskservice.api.auth import GuardedRoute, User
+from cdmtaskservice.api.paging import cursor_after
+from cdmtaskservice.api.parameters import MAX_OFFSET, ContainerNumber, JobId, WantedJobs
+from cdmtaskservice.api.parts import Parts
+from cdmtaskservice.api.responses import JsonResponse, no_content
+from cdmtaskservice.domain.errors import ErrorType
+from cdmtaskservice.domain.filters import JobFilter
+from cdmtaskservice.domain.jobs import JobInput
+from cdmtaskservice.domain.records import JobRecord
+from cdmtaskservice.services.jobs import LogStream
+
+router = APIRouter(route_class=GuardedRoute, tags=[openapi.JOBS])
+
+Seek = Annotated[int, Query(ge=0, le=MAX_OFFSET, description="Leave out so many bytes at the start")]
+Length = Annotated[int | None, Query(ge=1, le=MAX_OFFSET, description="Give so many bytes at most")]
+
+_NO_JOB = openapi.errors(ErrorType.NO_SUCH_JOB)
+_LOG_RESPONSES = openapi.errors(ErrorType.NO_SUCH_JOB, ErrorType.NO_SUCH_SUBJOB, ErrorType.NO_LOGS) | {
+    200: {"description": "The log", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+
+
+@router.post(
+    "/jobs",
+    response_model=models.JobId,
+    summary="Submit a job",
+    responses=openapi.errors(
+        ErrorType.ILLEGAL_PARAMETER,
+        ErrorType.ILLEGAL_S3_PATH,
+        ErrorType.CHECKSUM_MISMATCH,
+        ErrorType.IMAGE_NAME_PARSE,
+        ErrorType.S3_PATH_INACCESSIBLE,
+        ErrorType.S3_BUCKET_INACCESSIBLE,
+        ErrorType.NO_SUCH_S3_PATH,
+        ErrorType.NO_SUCH_BUCKET,
+        ErrorType.NO_SUCH_IMAGE,
+        ErrorType.JOB_FLOW_INACTIVE,
+        ErrorType.JOB_FLOW_UNAVAILABLE,
+    )
+    | {409: {"model": models.ErrorReply, "description": "The Idempotency-Key came with another request before"}},
+)
+async def submit_job(
+    job: JobInput,
+    user: User,
+    parts: Parts,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=64,
+            pattern="^[!-~]+$",
+            description="The same key and body give the same job, however often they are sent",
+        ),
+    ] = None,
+) -> Response:
+    """Check a job and accept it. What is accepted is never lost: it ends `complete`, `error` or `canceled`."""
+    return JsonResponse({"job_id": await parts.submission.submit(user, job, idempotency_key)})
+
+
+@router.get("/jobs", response_model=models.JobList, summary="Your jobs")
+async def list_jobs(user: User, parts: Parts, wanted: WantedJobs) -> Response:
+    """Your jobs, the newest state change first. There may be more than fit: follow `next_cursor`."""
+    return JsonResponse(page(await parts.jobs.list(user, wanted), wanted))
+
+
+@router.get("/jobs/{job_id}", response_model=models.Job, summary="A job", responses=_NO_JOB)
+async def get_job(job_id: JobId, user: User, parts: Parts) -> Response:
+    """A job with all its files. To poll, ask for the status, which costs much less."""
+    return JsonResponse(views.job_details(*await parts.jobs.get(user, job_id)))
+
+
+@router.get("/jobs/{job_id}/status", response_model=models.JobStatus, summary="A job's state", responses=_NO_JOB)
+async def get_job_status(job_id: JobId, user: User, parts: Parts) -> Response:
+    """How far a job is. Cheap enough to poll."""
+    return JsonResponse(views.job_status(await parts.jobs.status(user, job_id)))
+
+
+@router.get(
+    "/jobs/{job_id}/exit_codes", response_model=models.ExitCodes, summary="A job's exit codes", responses=_NO_JOB
+)
+async def get_job_exit_codes(job_id: JobId, user: User, parts: Parts) -> Response:
+    """The exit codes by container number."""
+    return JsonResponse({"exit_codes": await parts.jobs.exit_codes(user, job_id)})
+
+
+@router.get(
+    "/jobs/{job_id}/log/{container_number}/stdout",
+    response_class=StreamingResponse,
+    summary="What a container wrote to its standard output",
+    responses=_LOG_RESPONSES,
+)
+async def get_job_stdout(
+    job_id: JobId,
+    container_number: ContainerNumber,
+    user: User,
+    parts: Parts,
+    seek: Seek = 0,
+    length: Length = None,
+) -> Response:
+    """The container's log, or the bytes of it that `seek` and `length` name."""
+    log = await parts.jobs.log(user, job_id, container_number, "stdout", seek, length)
+    return LogResponse(log, job_id, container_number, "stdout")
+
+
+@router.get(
+    "/jobs/{job_id}/log/{container_number}/stderr",
+    response_class=StreamingResponse,
+    summary="What a container wrote to its standard error",
+    responses=_LOG_RESPONSES,
+)
+async def get_job_stderr(
+    job_id: JobId,
+    container_number: ContainerNumber,
+    user: User,
+    parts: Parts,
+    seek: Seek = 0,
+    length: Length = None,
+) -> Response:
+    """The container's log, or the bytes of it that `seek` and `length` name."""
+    log = await parts.jobs.log(user, job_id, container_number, "stderr", seek, length)
+    return LogResponse(log, job_id, container_number, "stderr")
+
+
+@router.put(
+    "/jobs/{job_id}/cancel",
+    status_code=204,
+    summary="Cancel a job",
+    responses=openapi.errors(ErrorType.INVALID_JOB_STATE, ErrorType.NO_SUCH_JOB),
+)
+async def cancel_job(job_id: JobId, user: User, parts: Parts) -> Response:
+    """The job is `canceling` when this is answered, and `canceled` once its containers are stopped."""
+    await parts.jobs.cancel(user, job_id)
+    return no_content()
+
+
+def page(jobs: Sequence[JobRecord], wanted: JobFilter) -> views.View:
+    """A page of jobs, with the cursor of the next one where there may be one."""
+    shown: views.View = {"jobs": [views.job_preview(j) for j in jobs]}
+    if jobs and len(jobs) >= wanted.limit:
+        shown["next_cursor"] = cursor_after(jobs[-1])
+    return shown
+
+
+class LogResponse(StreamingResponse):
+    """A log as an attachment. What feeds it is closed however the request ends."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], job_id: str, number: int, stream: LogStream) -> None:
+        name = f"{_UNSAFE.sub('_', job_id)}-{number}-{stream}.txt"
+        headers = {
+            "Content-Disposition": f'attachment; filename="{name}"',
+            # A container may write what a browser would take for a page of ours.
+            "X-Content-Type-Options": "nosniff",
+        }
+        super().__init__(chunks, media_type="text/plain; charset=utf-8", headers=headers)
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the log."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            close = getattr(self._chunks, "aclose", None)
+            if close is not None:
+                await close()
+
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")

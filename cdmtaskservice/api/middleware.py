@@ -1,0 +1,140 @@
+"""What surrounds every request: its ID, its path made regular, its numbers, its log line, and a bound on its body.
+
+Written for ASGI itself, since a stack of framework middlewares costs more than most of our routes.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+import structlog
+from fastapi.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cdmtaskservice.api.context import RequestContext, context_of, put_context
+from cdmtaskservice.api.errors import ErrorReplies
+from cdmtaskservice.api.metrics import HttpMetrics, route_template
+
+_CLIENT_GONE = 499
+"""The status that counts for requests whose client left before the answer began, as nginx has it."""
+
+_SLASHES = re.compile("/{2,}")
+_RAW_SLASHES = re.compile(b"/{2,}")
+_QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
+
+_log = structlog.get_logger(__name__)
+
+
+class RequestMiddleware:
+    """Gives every request an ID, answers whatever went wrong inside, and records what came of it.
+
+    root_path: what a proxy in front takes off the path, whether it does so or leaves it to us. Empty: the server's own.
+    """
+
+    def __init__(self, app: ASGIApp, replies: ErrorReplies, metrics: HttpMetrics, root_path: str = "") -> None:
+        self._app = app
+        self._replies = replies
+        self._metrics = metrics
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = RequestContext(secrets.token_hex(8))
+        put_context(scope, context)
+        if self._root_path:
+            scope["root_path"] = self._root_path
+        make_path_regular(scope)
+        header = (b"x-request-id", context.request_id.encode())
+        status = 0
+
+        async def send_tagged(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), header]
+            await send(message)
+
+        begun = time.perf_counter()
+        with structlog.contextvars.bound_contextvars(request_id=context.request_id):
+            try:
+                await self._app(scope, receive, send_tagged)
+            except ClientDisconnect:
+                pass
+            except Exception as error:
+                if status:
+                    # Too late for another answer: only a connection that breaks tells the client. The server does that.
+                    _log.error("answer_broken_off", request_id=context.request_id, exc_info=error)
+                    raise
+                await self._replies.reply(context.request_id, error)(scope, receive, send_tagged)
+            finally:
+                self._record(scope, status or _CLIENT_GONE, time.perf_counter() - begun)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        self._metrics.observe(scope, status, seconds)
+        write = _log.debug if scope["path"] in _QUIET else _log.info
+        write(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            route=route_template(scope),
+            status=status,
+            milliseconds=round(seconds * 1000, 1),
+            user=context_of(scope).user,
+        )
+
+
+def make_path_regular(scope: Scope) -> None:
+    """Make one slash of several, and drop those at the end: neither makes another URL."""
+    path: str = scope["path"]
+    if "//" in path or path.endswith("/"):
+        path = _SLASHES.sub("/", path).rstrip("/") or "/"
+        raw = scope.get("raw_path")
+        if raw is not None:
+            scope["raw_path"] = _RAW_SLASHES.sub(b"/", raw).rstrip(b"/") or b"/"
+    # The application itself, behind a proxy that leaves its prefix on the path.
+    scope["path"] = f"{path}/" if path == scope.get("root_path") else path
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies of more than `limit` bytes with 413, by what the client announces or else by counting."""
+
+    def __init__(self, app: ASGIApp, limit: int, replies: ErrorReplies) -> None:
+        self._app = app
+        self._limit = limit
+        self._replies = replies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if _announced(scope) > self._limit:
+            await self._replies.reply(context_of(scope).request_id, self._refusal())(scope, receive, send)
+            return
+        seen = 0
+
+        async def receive_counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._limit:
+                raise self._refusal()
+            return message
+
+        await self._app(scope, receive_counted, send)
+
+    def _refusal(self) -> HTTPException:
+        return HTTPException(413, f"The body has more than the {self._limit} bytes that are allowed")
+
+
+def _announced(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value[:20])
+    return 0

@@ -1,0 +1,158 @@
+"""Records as the contract shows them. Null fields are left out.
+
+Times stay times: the writer of JSON makes text of them faster than Python can. It is slow with enums, so states are
+already their values here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from cdmtaskservice.domain.records import (
+    ContainerRecord,
+    ImageRecord,
+    InputFiles,
+    JobRecord,
+    OutputFiles,
+    Transition,
+)
+from cdmtaskservice.services.sites import SiteView
+
+View: TypeAlias = dict[str, Any]
+
+_GB = 10**9
+
+
+def job_status(job: JobRecord) -> View:
+    """*JobStatus*."""
+    return {
+        "id": job.id,
+        "user": job.user,
+        "state": job.state.value,
+        "transition_times": [{"state": t.state.value, "time": t.time} for t in job.transitions],
+        "admin_meta": dict(job.admin_meta),
+    }
+
+
+def job_preview(job: JobRecord) -> View:
+    """*JobPreview*."""
+    view = job_status(job)
+    view["job_input"] = job.input
+    view["image"] = job_image(job.image)
+    view["input_file_count"] = job.input_file_count
+    _add(view, job, _PREVIEW_OPTIONAL)
+    return view
+
+
+def job_details(job: JobRecord, inputs: InputFiles, outputs: OutputFiles) -> View:
+    """*Job*."""
+    view = job_preview(job)
+    view["job_input"] = {**job.input, "input_files": _input_files(inputs)}
+    view["outputs"] = output_files(outputs)
+    return view
+
+
+def admin_job(job: JobRecord, inputs: InputFiles, outputs: OutputFiles) -> View:
+    """*AdminJobDetails*."""
+    view = job_details(job, inputs, outputs)
+    view["transition_times"] = [
+        _admin_transition(t, number < job.published) for number, t in enumerate(job.transitions)
+    ]
+    view["cleaned"] = job.cleaned
+    _add(view, job, _ADMIN_OPTIONAL)
+    return view
+
+
+def sub_job(container: ContainerRecord) -> View:
+    """*SubJob*, its transitions in the order in which the service came to know them."""
+    reached = sorted(container.reached.items(), key=lambda item: item[1].at)
+    view: View = {
+        "id": container.job_id,
+        "sub_id": container.number,
+        "state": container.state.value,
+        "transition_times": [{"state": state.value, "time": when.time} for state, when in reached],
+    }
+    _add(view, container, ("exit_code", "admin_error", "traceback"))
+    if container.outputs is not None:
+        view["outputs"] = output_files(container.outputs)
+    return view
+
+
+def job_image(image: ImageRecord) -> View:
+    """*JobImage*."""
+    view: View = {"name": image.name, "digest": image.digest}
+    _add(view, image, ("tag",))
+    view["entrypoint"] = image.entrypoint
+    _add(view, image, ("refdata_id", "default_refdata_mount_point"))
+    view["registered_by"] = image.registered_by
+    view["registered_on"] = image.registered_on
+    return view
+
+
+def image(record: ImageRecord) -> View:
+    """*Image*."""
+    view = job_image(record)
+    _add(view, record, ("urls", "usage_notes"))
+    return view
+
+
+def site(view: SiteView) -> View:
+    """A site, memory in whole units of 10⁹ bytes and time in whole minutes, both rounded down."""
+    info = view.info
+    shown: View = {
+        "cluster": info.name,
+        "nodes": info.nodes,
+        "cpus_per_node": info.cpus_per_node,
+        "memory_per_node_gb": info.memory_per_node // _GB,
+        "max_runtime_min": int(info.max_runtime // 60),
+        "notes": info.notes,
+        "active": view.active,
+        "available": view.health.available,
+    }
+    if info.gpus_per_node:
+        shown["gpus_per_node"] = info.gpus_per_node
+    if not view.health.available and view.health.reason is not None:
+        shown["unavailable_reason"] = view.health.reason
+    return shown
+
+
+def output_files(outputs: OutputFiles) -> list[View]:
+    """Output files with their checksums."""
+    return [{"file": file, "crc64nvme": crc} for file, crc in zip(outputs.files, outputs.crc64nvmes, strict=True)]
+
+
+_PREVIEW_OPTIONAL: Sequence[str] = (
+    "output_file_count",
+    "cpu_hours",
+    "cpu_factor",
+    "max_memory",
+    "error",
+    "logpath",
+)
+_ADMIN_OPTIONAL: Sequence[str] = ("admin_error", "traceback", "waiting")
+
+
+def _add(view: View, record: object, names: Iterable[str]) -> None:
+    for name in names:
+        value = getattr(record, name)
+        if value is not None:
+            view[name] = value
+
+
+def _input_files(inputs: InputFiles) -> list[Mapping[str, Any]]:
+    if inputs.data_ids is None:
+        return [{"file": file, "crc64nvme": crc} for file, crc in zip(inputs.files, inputs.crc64nvmes, strict=True)]
+    return [
+        {"file": file, "data_id": data_id, "crc64nvme": crc}
+        for file, data_id, crc in zip(inputs.files, inputs.data_ids, inputs.crc64nvmes, strict=True)
+    ]
+
+
+def _admin_transition(transition: Transition, sent: bool) -> View:
+    return {
+        "state": transition.state.value,
+        "time": transition.time,
+        "trans_id": transition.trans_id,
+        "notif_sent": sent,
+    }

@@ -1,0 +1,74 @@
+"""The application: all routes with what surrounds them, made for a set of services."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from cdmtaskservice.api import about, admin_jobs, health, images, jobs, openapi, sites, workers
+from cdmtaskservice.api.auth import AuthenticationMiddleware
+from cdmtaskservice.api.errors import ErrorReplies
+from cdmtaskservice.api.metrics import HttpMetrics
+from cdmtaskservice.api.middleware import BodyLimitMiddleware, RequestMiddleware
+from cdmtaskservice.domain.errors import CTSError
+from cdmtaskservice.services.use_cases import Services
+
+MAX_BODY = 16 * 1024 * 1024
+"""Bytes. Ten thousand input files with paths and data IDs as long as can be take 14 MB."""
+
+Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(
+    services: Services, *, root_path: str = "", lifespan: Lifespan | None = None, max_body: int = MAX_BODY
+) -> FastAPI:
+    """The HTTP interface of these services.
+
+    root_path: what a proxy in front takes off the path, such as `/services/cts`. lifespan: entered before the first
+    request and left after the last. max_body: of a request, in bytes.
+    """
+    metrics = HttpMetrics()
+    modules = (about, sites, jobs, images, admin_jobs, workers, health)
+    routes = [r for m in modules for r in m.router.routes if isinstance(r, Route)]
+    replies = ErrorReplies(services.info.now, routes)
+    app = _Application(
+        title=services.info.name,
+        version=services.info.version,
+        description=openapi.DESCRIPTION,
+        openapi_tags=openapi.TAGS,
+        lifespan=lifespan,
+        # A redirect would lose the token in many a client; slashes at the end are dropped before routing instead.
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    app.state.services = services
+    app.state.metrics = metrics
+    for module in modules:
+        app.include_router(module.router)
+    for kind in (CTSError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, replies.handle)
+    # The last one added is the first to see a request.
+    app.add_middleware(BodyLimitMiddleware, limit=max_body, replies=replies)
+    app.add_middleware(AuthenticationMiddleware, authentication=services.authentication, replies=replies)
+    app.add_middleware(RequestMiddleware, replies=replies, metrics=metrics, root_path=root_path.rstrip("/"))
+    return app
+
+
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = openapi.complete(super().openapi())
+        return self.openapi_schema
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,163 @@
+"""What the service remembers of jobs, containers and images. Frozen and free of any store's or HTTP's forms.
+
+All times are aware UTC with millisecond precision and come from the service's clock, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cdmtaskservice.domain.states import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One state change of a job. `trans_id` names it for ever, so that consumers can drop repeated messages."""
+
+    state: JobState
+    time: datetime.datetime
+    trans_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """An approved image. (name, digest) is unique, and so is (name, tag) where there is a tag."""
+
+    name: str
+    digest: str
+    entrypoint: Sequence[str]
+    registered_by: str
+    registered_on: datetime.datetime
+    tag: str | None = None
+    refdata_id: str | None = None
+    default_refdata_mount_point: str | None = None
+    urls: Sequence[str] | None = None
+    usage_notes: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job without its files, whose number must not make a look at it any dearer.
+
+    input: the request in its JSON form with defaults filled in, without `input_files`.
+    runtime: the time limit of each container, in seconds.
+    published: how many of the transitions the broker has acknowledged, in order.
+    next_look: when the reconciler must look again; None once nothing is left to do.
+    waiting: why the job does not move on, for administrators; None while it does.
+    """
+
+    id: str
+    user: str
+    site: str
+    input: Mapping[str, Any]
+    image: ImageRecord
+    input_file_count: int
+    containers: int
+    runtime: float
+    state: JobState
+    transitions: Sequence[Transition]
+    published: int = 0
+    next_look: datetime.datetime | None = None
+    failures: int = 0
+    waiting: str | None = None
+    admin_meta: Mapping[str, str | int | float] = field(default_factory=dict)
+    error: str | None = None
+    admin_error: str | None = None
+    traceback: str | None = None
+    logpath: str | None = None
+    cpu_hours: float | None = None
+    cpu_factor: float | None = None
+    max_memory: int | None = None
+    output_file_count: int | None = None
+    cleaned: bool = False
+
+    @property
+    def updated(self) -> datetime.datetime:
+        """The time of the last state change."""
+        return self.transitions[-1].time
+
+
+@dataclass(frozen=True, slots=True)
+class InputFiles:
+    """A run of a job's input files as parallel columns: S3 paths, checksums, sizes (bytes), places below the input
+    mount point, and data IDs where the job has them."""
+
+    files: Sequence[str]
+    crc64nvmes: Sequence[str]
+    sizes: Sequence[int]
+    places: Sequence[str]
+    data_ids: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def part(self, start: int, stop: int) -> InputFiles:
+        """The files from `start` up to but not including `stop`."""
+        return InputFiles(
+            self.files[start:stop],
+            self.crc64nvmes[start:stop],
+            self.sizes[start:stop],
+            self.places[start:stop],
+            self.data_ids[start:stop] if self.data_ids is not None else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFiles:
+    """Output files as parallel columns: S3 paths and checksums."""
+
+    files: Sequence[str] = ()
+    crc64nvmes: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a container used. CPU and wall time in seconds, memory in bytes (its peak)."""
+
+    cpu_seconds: float | None = None
+    wall_seconds: float | None = None
+    max_memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """When a container came to a state: `time` by the worker's clock, for showing; `at` by the service's."""
+
+    time: datetime.datetime
+    at: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRecord:
+    """One container (sub job).
+
+    attempt: from 1; each start of an executor for this container is a new attempt.
+    claim: the executor process that has this attempt, None until one has come.
+    seen: the last sign of life of that executor.
+    ending: why the executor ended before its container did, if its engine told it to.
+    """
+
+    job_id: str
+    number: int
+    state: JobState
+    attempt: int
+    reached: Mapping[JobState, Reached]
+    claim: str | None = None
+    seen: datetime.datetime | None = None
+    ending: str | None = None
+    exit_code: int | None = None
+    error: str | None = None
+    admin_error: str | None = None
+    traceback: str | None = None
+    usage: Usage = Usage()
+    outputs: OutputFiles | None = None
+
+    def with_outputs(self, outputs: OutputFiles) -> ContainerRecord:
+        """The same container with its output files."""
+        return replace(self, outputs=outputs)

@@ -1,0 +1,241 @@
+"""The loop that looks at jobs: when they are due, and at once when something hints that there is news.
+
+A look holds a lease on its job, so several service processes may run this loop side by side. A look that raises is
+repeated with exponential backoff and jitter, with the reason kept on the job; nothing that raises ever fails a job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import functools
+import random
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import structlog
+
+from cdmtaskservice.domain.clock import Clock
+from cdmtaskservice.domain.errors import CTSError, DependencyUnavailableError
+from cdmtaskservice.domain.records import JobRecord
+from cdmtaskservice.domain.states import JobState
+from cdmtaskservice.store.jobs import JobStore, Lease
+
+_log = structlog.get_logger(__name__)
+
+MAX_WANTED = 10_000
+"""Hints that wait at once; whoever is turned away is found when its next look is due."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Look again in `delay` seconds; `why` the job does not move on, if something holds it up."""
+
+    job: JobRecord
+    delay: float
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """Nothing is left to do for this job."""
+
+    job: JobRecord
+
+
+Next: TypeAlias = Wait | Done
+
+
+class Step(Protocol):
+    """One look at a job of some kind."""
+
+    async def look(self, job: JobRecord, *, full: bool, reachable_since: datetime.datetime) -> Next:
+        """Look once. `full` is False where only a hint has come; then the engine need not be asked."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """All times in seconds.
+
+    lease: how long a look may hold a job without a sign of life. poll_interval: between searches for due jobs.
+    max_backoff: the longest wait after failed looks. concurrency: looks at once. coalesce: hints of one job that come
+    within this time share a look.
+    """
+
+    lease: float = 30.0
+    poll_interval: float = 1.0
+    max_backoff: float = 60.0
+    concurrency: int = 8
+    coalesce: float = 0.05
+
+
+class Reconciler:
+    """Runs looks at jobs, each job by one process at a time."""
+
+    def __init__(self, jobs: JobStore, step: Step, clock: Clock, owner: str, config: LoopConfig) -> None:
+        """owner: a name for this process that no other process has or had."""
+        self._jobs = jobs
+        self._step = step
+        self._clock = clock
+        self._owner = owner
+        self._config = config
+        self._wanted: dict[str, bool] = {}
+        """Jobs to look at now, and whether the look must be full."""
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._reachable_since: datetime.datetime | None = None
+        self._searched: datetime.datetime | None = None
+        self._random = random.Random()  # noqa: S311 - jitter
+
+    def hint(self, job_id: str, *, full: bool = False) -> None:
+        """There may be news of a job: look at it soon. `full` where the engine should be asked as well."""
+        if job_id in self._wanted or len(self._wanted) < MAX_WANTED:
+            self._wanted[job_id] = full or self._wanted.get(job_id, False)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Look at jobs until `stop`."""
+        try:
+            while not self._stopping:
+                more = False
+                try:
+                    more = await self._search()
+                except DependencyUnavailableError as e:
+                    self._reachable_since = None
+                    _log.warning("reconciler_waits", error=e.message)
+                except Exception:
+                    self._reachable_since = None
+                    _log.exception("reconciler_search_failed")
+                await self._serve_hints(more)
+            await self._drain()
+        finally:
+            for task in list(self._running.values()):
+                task.cancel()
+
+    async def stop(self) -> None:
+        """Begin no more looks. `run` returns once those that run are over and their leases handed over."""
+        self._stopping = True
+        self._wake.set()
+
+    async def _search(self) -> bool:
+        """Want looks at the jobs that are due. True where there may be more of them than were asked for."""
+        now = self._clock()
+        if self._searched is not None and (now - self._searched).total_seconds() > self._config.lease:
+            # This process stood still, so executors could not have reached it whatever the database says.
+            self._reachable_since = None
+        limit = 4 * self._config.concurrency
+        found = await self._jobs.due(now, limit)
+        for job_id in found:
+            if job_id not in self._running:
+                self._wanted.setdefault(job_id, False)
+        self._searched = self._clock()
+        if self._reachable_since is None:
+            self._reachable_since = self._searched
+        return len(found) == limit
+
+    async def _serve_hints(self, more: bool) -> None:
+        """Start the looks that are wanted, for one poll interval or, where `more` are due, until all are started."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._config.poll_interval * self._random.uniform(0.8, 1.2)
+        while not self._stopping and (left := end - loop.time()) > 0:
+            self._start_looks()
+            if more and not self._wanted and len(self._running) <= self._config.concurrency:
+                await asyncio.sleep(self._config.coalesce)
+                return
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._wake.wait()
+            except TimeoutError:
+                return
+            await asyncio.sleep(self._config.coalesce)
+
+    def _start_looks(self) -> None:
+        for job_id in list(self._wanted):
+            if len(self._running) >= 4 * self._config.concurrency:
+                return
+            if job_id not in self._running:
+                full = self._wanted.pop(job_id)
+                task = asyncio.create_task(self._look(job_id, full), name=f"look-{job_id}")
+                self._running[job_id] = task
+                task.add_done_callback(functools.partial(self._ended, job_id))
+
+    def _ended(self, job_id: str, _: asyncio.Task[None]) -> None:
+        self._running.pop(job_id, None)
+        self._wake.set()  # there is room for another look, or this job is wanted again
+
+    async def _drain(self) -> None:
+        if self._running:
+            await asyncio.wait(list(self._running.values()))
+
+    async def _look(self, job_id: str, full: bool) -> None:
+        async with self._slots:
+            try:
+                now = self._clock()
+                lease = Lease(self._owner, now + datetime.timedelta(seconds=self._config.lease))
+                job = await self._jobs.lease(job_id, lease, now)
+                if job is None:
+                    # Whoever looks now may have read the containers before the news came: it must look again.
+                    await self._jobs.look_soon(job_id, now)
+                    return
+                if job.next_look is None:
+                    await self._jobs.release(job, self._owner, next_look=None)
+                    return
+                await self._look_leased(job, full or job.next_look <= now)
+            except DependencyUnavailableError as e:
+                # The lease runs out by itself, and the job is due then if it was due now.
+                _log.warning("look_interrupted", job=job_id, error=e.message)
+            except Exception:
+                _log.exception("look_failed", job=job_id)
+
+    async def _look_leased(self, job: JobRecord, full: bool) -> None:
+        planned = job.next_look
+        look = asyncio.current_task()
+        assert look is not None
+        keeper = asyncio.create_task(self._keep_lease(job.id, look))
+        try:
+            since = self._reachable_since or self._clock()
+            result = await self._step.look(job, full=full, reachable_since=since)
+        except Exception as e:
+            transient = isinstance(e, DependencyUnavailableError)
+            _log.warning("look_will_be_repeated", job=job.id, error=repr(e), exc_info=not transient)
+            why = e.message if isinstance(e, CTSError) else f"{type(e).__name__}: {e}"
+            at = self._clock() + datetime.timedelta(seconds=self._backoff(job.failures))
+            current = await self._jobs.get(job.id) or job
+            if current.state is JobState.CANCELING and job.state is not JobState.CANCELING:
+                current = job  # canceled meanwhile: the look that this asked for must not wait
+            await self._jobs.release(current, self._owner, next_look=at, failures=job.failures + 1, waiting=why[:1000])
+            return
+        finally:
+            keeper.cancel()
+        if isinstance(result, Done):
+            await self._jobs.release(result.job, self._owner, next_look=None)
+            return
+        at = self._clock() + datetime.timedelta(seconds=result.delay)
+        if not full and planned is not None:
+            at = planned
+        if not await self._jobs.release(result.job, self._owner, next_look=at, waiting=result.why):
+            self.hint(job.id, full=True)
+
+    async def _keep_lease(self, job_id: str, look: asyncio.Task[None]) -> None:
+        """Keep the lease for as long as the look takes; break the look off where the lease was lost."""
+        held = self._clock() + datetime.timedelta(seconds=self._config.lease)
+        kept = True
+        while kept:
+            await asyncio.sleep(self._config.lease / 3)
+            until = self._clock() + datetime.timedelta(seconds=self._config.lease)
+            try:
+                kept = await self._jobs.extend(job_id, Lease(self._owner, until))
+                held = until
+            except DependencyUnavailableError as e:
+                kept = self._clock() < held
+                _log.warning("lease_not_extended", job=job_id, error=e.message)
+        _log.warning("lease_lost", job=job_id)
+        look.cancel()
+
+    def _backoff(self, failures: int) -> float:
+        longest = min(self._config.max_backoff, 0.5 * 2.0 ** min(failures, 20))
+        return longest * self._random.uniform(0.5, 1.0)

@@ -1,0 +1,247 @@
+"""The S3 client: all that the service does with an S3 store.
+
+Paths are `bucket/key`. Keys are any UTF-8 that S3 allows. Every method but the presigning ones raises
+DependencyUnavailableError where the store does not answer, within about 5 s unless bytes are moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cdmtaskservice.domain.errors import S3BucketInaccessibleError, S3PathInaccessibleError
+from cdmtaskservice.s3 import multipart, objects
+from cdmtaskservice.s3.batches import run_batch, run_to_the_end
+from cdmtaskservice.s3.checksum import crc64nvme as checksum_of
+from cdmtaskservice.s3.model import PartSpec, PresignedRequest, S3Config, S3Object, split_path
+from cdmtaskservice.s3.reading import read_object
+from cdmtaskservice.s3.refusals import check_bucket, check_store, no_such_bucket, refusal, unexpected
+from cdmtaskservice.s3.signing import Endpoint, Signer, encode_path
+from cdmtaskservice.s3.transport import Call, Transport
+from cdmtaskservice.s3.uploading import transfer_deadline, upload
+
+_SIGN_AT_ONCE = 200
+"""Signatures made before other tasks get their turn: about 5 ms."""
+
+
+class S3Client:
+    """Speaks to one S3 store. Serves any number of tasks of one event loop; must be closed."""
+
+    def __init__(self, config: S3Config, transport: Transport, signer: Signer, external: Endpoint) -> None:
+        """For `create`. external: the store's address in presigned URLs."""
+        self._config = config
+        self._transport = transport
+        self._signer = signer
+        self._external = external
+
+    @classmethod
+    def create(cls, config: S3Config, clock: Callable[[], float] = time.time) -> Self:
+        """A client that opens its connections when they are first needed; presigning needs none.
+
+        clock: seconds since 1970, for signatures. Raises ValueError where an endpoint is not `http[s]://host[:port]`.
+        """
+        signer = Signer(config.access_key, config.secret_key, config.region, clock)
+        external = Endpoint(config.external_endpoint or config.endpoint)
+        return cls(config, Transport(config, signer), signer, external)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes all connections. May be called twice."""
+        await self._transport.close()
+
+    async def check(self) -> None:
+        """Raises DependencyUnavailableError unless the store answers and accepts the service's credentials."""
+        await check_store(self._transport)
+
+    async def check_bucket(self, bucket: str) -> None:
+        """Raises NoSuchBucketError, or S3BucketInaccessibleError where the service may not see the bucket."""
+        await check_bucket(self._transport, bucket)
+
+    async def check_writable(self, prefix: str) -> None:
+        """Proves that objects may be written below `bucket/prefix` (or `bucket`), and leaves nothing behind.
+
+        Raises NoSuchBucketError, or S3BucketInaccessibleError where writing there is denied.
+        """
+        bucket = prefix.partition("/")[0]
+        # Some stores make a missing bucket when something is written to it.
+        if (await self._transport.send(Call("HEAD", bucket))).status == 404:
+            raise no_such_bucket(bucket)
+        # An upload in parts that is never completed is the one kind of write that nobody sees.
+        path = f"{prefix.rstrip('/')}/.cts-write-check-{uuid.uuid4().hex}"
+        try:
+            await run_to_the_end(self._begin_and_drop(path))
+        except S3PathInaccessibleError as e:
+            raise S3BucketInaccessibleError(
+                f"The service is not allowed to write to S3 bucket {bucket!r} below {prefix!r}"
+            ) from e
+
+    async def create_bucket(self, bucket: str) -> None:
+        """Makes the bucket. One that is there already is no error; S3BucketInaccessibleError where it is denied."""
+        region = self._config.region
+        body = b""
+        if region != "us-east-1":
+            # S3 makes buckets in us-east-1 unless told otherwise, and refuses to be told us-east-1.
+            body = (
+                '<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+                f"<LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
+            ).encode()
+        answer = await self._transport.send(Call("PUT", bucket, body=body))
+        if answer.ok or answer.code in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+            return
+        if answer.status == 403:
+            raise S3BucketInaccessibleError(f"The service is not allowed to make the S3 bucket {bucket!r}")
+        raise unexpected(answer, f"make the bucket {bucket!r}")
+
+    async def head(self, path: str) -> S3Object:
+        """The object at `path`.
+
+        Raises NoSuchBucketError, NoSuchS3PathError, S3PathInaccessibleError, or IllegalS3PathError for a path without
+        bucket or key.
+        """
+        return await objects.head(self._transport, path)
+
+    async def head_many(self, paths: Sequence[str], *, concurrency: int | None = None) -> list[S3Object]:
+        """The objects at `paths`, in that order, `concurrency` requests at once (None: as configured).
+
+        Raises what `head` raises for the first path, in the given order, that it raises for.
+        """
+        return await objects.head_many(self._transport, paths, concurrency or self._config.concurrency)
+
+    def presign_get(self, path: str, expires: int) -> str:
+        """The URL by which anybody can read `path` for `expires` seconds, with no header to send.
+
+        Takes some 20 µs and does not look whether there is such an object. Raises ValueError for `expires` outside of
+        1 s to 7 days, IllegalS3PathError for a path without bucket or key.
+        """
+        split_path(path)
+        return self._signer.presign("GET", self._external, encode_path(path), (), {}, expires)
+
+    async def presign_gets(self, paths: Sequence[str], expires: int) -> list[str]:
+        """`presign_get` of many paths, in their order, with turns for other tasks in between."""
+        urls = []
+        for number, path in enumerate(paths, 1):
+            urls.append(self.presign_get(path, expires))
+            if number % _SIGN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return urls
+
+    def presign_put(self, path: str, size: int, crc64nvme: str, expires: int) -> PresignedRequest:
+        """The request by which anybody can write these bytes, and no others, to `path` for `expires` seconds.
+
+        size: bytes. crc64nvme: base64. The store refuses a body of another size or checksum, and a request without
+        exactly these headers. Content-Length is signed too, so the body must not be sent chunked; every HTTP client
+        adds it to a body of known size. Raises as `presign_get`.
+        """
+        split_path(path)
+        return self._presign_put(path, PartSpec(size, crc64nvme), (), expires)
+
+    async def start_multipart(
+        self, path: str, parts: Sequence[PartSpec], expires: int
+    ) -> tuple[str, list[PresignedRequest]]:
+        """Starts an upload in parts: its ID, and for each part the request by which anybody can send it.
+
+        parts: in order; S3 wants at most 10 000 and all but the last of at least 5 MiB. Raises NoSuchBucketError,
+        S3PathInaccessibleError, or IllegalParameterError for more parts, or none.
+        """
+        split_path(path)
+        multipart.check_part_count(path, len(parts))
+        upload_id = await multipart.begin(self._transport, path)
+
+        def presign(part: PartSpec, query: tuple[tuple[str, str], ...]) -> PresignedRequest:
+            return self._presign_put(path, part, query, expires)
+
+        return upload_id, await multipart.presign_parts(path, upload_id, parts, presign)
+
+    async def complete_multipart(
+        self,
+        path: str,
+        upload_id: str,
+        etags: Sequence[str],
+        crc64nvme: str,
+        *,
+        part_checksums: Sequence[str] | None = None,
+    ) -> None:
+        """Makes an object of the parts; done a second time it is no error.
+
+        etags: as the store gave them for the parts, in order, with or without quotes. crc64nvme: of the whole.
+        part_checksums: of the parts, where they are at hand.
+
+        Raises ChecksumMismatchError where the whole does not have that checksum or the parts are not those that were
+        sent; NoSuchS3PathError where there is neither such an upload nor the object.
+        """
+        split_path(path)
+        await multipart.complete(self._transport, path, upload_id, etags, part_checksums, crc64nvme)
+
+    async def abort_multipart(self, path: str, upload_id: str) -> None:
+        """Drops an upload in parts. One that is not there, or no more, is no error."""
+        split_path(path)
+        await multipart.abort(self._transport, path, upload_id)
+
+    def read(self, path: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
+        """The bytes of the object from `offset` on, `length` of them at most, in chunks of at most 256 KiB.
+
+        An offset past the end gives nothing. The first step raises NoSuchBucketError, NoSuchS3PathError or
+        S3PathInaccessibleError, so a caller that must know takes one step before it answers. A caller that stops
+        early calls `aclose`.
+        """
+        split_path(path)
+        return read_object(self._transport, path, offset, length)
+
+    async def put(self, path: str, data: bytes) -> S3Object:
+        """Writes `data`, of a few MB at most, to `path`.
+
+        Raises NoSuchBucketError, S3PathInaccessibleError, ChecksumMismatchError.
+        """
+        split_path(path)
+        crc = checksum_of(data)
+        headers = objects.checksum_headers(len(data), crc)
+        call = Call("PUT", path, headers=headers, body=data, deadline=transfer_deadline(len(data)))
+        answer = await self._transport.send(call)
+        if not answer.ok:
+            raise await refusal(self._transport, answer, path, "write")
+        return await objects.stored(self._transport, path, len(data), crc, answer)
+
+    async def upload_file(self, path: str, file: Path) -> S3Object:
+        """Writes the file's bytes, in parts where they are many, to `path`.
+
+        Raises OSError where the file cannot be read, and as `put`; a file that changes meanwhile is a
+        ChecksumMismatchError.
+        """
+        split_path(path)
+        return await upload(self._transport, path, file)
+
+    async def delete(self, paths: Sequence[str]) -> None:
+        """Removes the objects. One that is not there is no error; S3PathInaccessibleError where it is denied."""
+
+        async def remove(path: str) -> None:
+            answer = await self._transport.send(Call("DELETE", path))
+            if not answer.ok and answer.status != 404:
+                raise await refusal(self._transport, answer, path, "delete")
+
+        for path in paths:
+            split_path(path)
+        await run_batch(paths, remove, self._config.concurrency)
+
+    def _presign_put(
+        self, path: str, part: PartSpec, query: tuple[tuple[str, str], ...], expires: int
+    ) -> PresignedRequest:
+        headers = objects.checksum_headers(part.size, part.crc64nvme)
+        url = self._signer.presign("PUT", self._external, encode_path(path), query, headers, expires)
+        # HTTP clients write this one by themselves, and some would write it twice.
+        del headers["content-length"]
+        return PresignedRequest("PUT", url, headers)
+
+    async def _begin_and_drop(self, path: str) -> None:
+        await multipart.drop(self._transport, path, await multipart.begin(self._transport, path))

@@ -1,0 +1,67 @@
+"""Whether the service can do its work, and numbers on how it does it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cdmtaskservice.domain.clock import Clock
+from cdmtaskservice.store.jobs import JobStore
+
+CHECK_TIMEOUT = 5.0
+"""Seconds for one dependency to answer."""
+
+
+@dataclass(frozen=True)
+class ServiceInfo:
+    """What the service says of itself."""
+
+    version: str
+    git_hash: str
+    notes: str
+    now: Clock
+    name: str = "CDM Task Service"
+
+
+@dataclass(frozen=True)
+class DependencyState:
+    """Whether a dependency answers; `detail` says why not."""
+
+    name: str
+    ok: bool
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class Gauges:
+    """jobs: numbers by (site, state). owed: jobs that owe messages to the broker."""
+
+    jobs: Mapping[tuple[str, str], int]
+    owed: int
+
+
+class Health:
+    """Asks every dependency, all at once."""
+
+    def __init__(self, checks: Mapping[str, Callable[[], Awaitable[None]]], jobs: JobStore) -> None:
+        """checks: by the dependency's name, a call that raises where it does not answer."""
+        self._checks = checks
+        self._jobs = jobs
+
+    async def ready(self) -> Sequence[DependencyState]:
+        """The state of every dependency."""
+        return await asyncio.gather(*(self._ask(name, check) for name, check in self._checks.items()))
+
+    async def gauges(self) -> Gauges:
+        """Numbers for the metrics. Raises: DependencyUnavailableError."""
+        return Gauges(await self._jobs.counts(), await self._jobs.count_owed())
+
+    @staticmethod
+    async def _ask(name: str, check: Callable[[], Awaitable[None]]) -> DependencyState:
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT):
+                await check()
+        except Exception as e:
+            return DependencyState(name, False, str(e) or type(e).__name__)
+        return DependencyState(name, True)

@@ -1,0 +1,85 @@
+"""Approved images: only they may be run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+
+from cdmtaskservice.auth.principal import Principal
+from cdmtaskservice.domain.clock import Clock
+from cdmtaskservice.domain.errors import MissingParameterError, NoSuchImageError, NoSuchRefdataError
+from cdmtaskservice.domain.images import ImageApproval
+from cdmtaskservice.domain.records import ImageRecord
+from cdmtaskservice.registry.crane import Crane
+from cdmtaskservice.registry.names import ImageName
+from cdmtaskservice.store.images import ImageStore
+
+MAX_LISTED = 1000
+
+_log = structlog.get_logger(__name__)
+
+
+class Images:
+    """Approving, finding and withdrawing images. Every name that cannot be read raises ImageNameParseError."""
+
+    def __init__(self, store: ImageStore, crane: Crane, clock: Clock) -> None:
+        self._store = store
+        self._crane = crane
+        self._clock = clock
+
+    async def get(self, text: str) -> ImageRecord:
+        """The approved image of that name; a digest wins over a tag. Raises: NoSuchImageError."""
+        name = ImageName.parse(text)
+        found = await self._store.find(name.name, tag=name.tag, digest=name.digest)
+        if found is None:
+            raise NoSuchImageError(f"The image {name} is not approved; an administrator can approve it")
+        return found
+
+    async def list(self) -> Sequence[ImageRecord]:
+        """Approved images, the newest first, at most 1000."""
+        return await self._store.list(MAX_LISTED)
+
+    async def approve(
+        self,
+        admin: Principal,
+        text: str,
+        approval: ImageApproval,
+        refdata_id: str | None = None,
+        default_refdata_mount_point: str | None = None,
+    ) -> ImageRecord:
+        """Look an image up in its registry and approve it by its digest.
+
+        Raises: ImageFetchError, ImageNoEntrypointError, ImageTagExistsError, ImageDigestExistsError,
+        NoSuchImageError for a `from_image` that is not approved, NoSuchRefdataError.
+        """
+        name = ImageName.parse(text)
+        if default_refdata_mount_point is not None and refdata_id is None:
+            raise MissingParameterError("default_refdata_mount_point needs refdata_id: there is nothing to mount")
+        if refdata_id is not None:
+            raise NoSuchRefdataError(f"There is no reference data with the ID {refdata_id!r}")
+        source = await self.get(approval.from_image) if approval.from_image else None
+        facts = await self._crane.resolve(name)
+        image = ImageRecord(
+            name=facts.name,
+            digest=facts.digest,
+            tag=facts.tag,
+            entrypoint=facts.entrypoint,
+            registered_by=admin.user,
+            registered_on=self._clock(),
+            refdata_id=refdata_id,
+            default_refdata_mount_point=default_refdata_mount_point,
+            urls=approval.urls if approval.urls is not None else (source.urls if source else None),
+            usage_notes=(
+                approval.usage_notes if approval.usage_notes is not None else (source.usage_notes if source else None)
+            ),
+        )
+        await self._store.insert(image)
+        _log.info("image_approved", image=str(name), digest=image.digest, by=admin.user)
+        return image
+
+    async def delete(self, text: str) -> None:
+        """Withdraw an approval; jobs that run go on. Raises: NoSuchImageError."""
+        image = await self.get(text)
+        if not await self._store.delete(image.name, image.digest):
+            raise NoSuchImageError(f"The image {text} is not approved")

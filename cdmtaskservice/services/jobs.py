@@ -1,0 +1,127 @@
+"""What users do with their jobs after they have submitted them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from cdmtaskservice.auth.principal import Principal
+from cdmtaskservice.domain.clock import Clock, IdSource
+from cdmtaskservice.domain.errors import (
+    InvalidJobStateError,
+    NoLogsError,
+    NoSuchBucketError,
+    NoSuchJobError,
+    NoSuchS3PathError,
+    NoSuchSubJobError,
+    UnauthorizedError,
+)
+from cdmtaskservice.domain.filters import JobFilter
+from cdmtaskservice.domain.records import InputFiles, JobRecord, OutputFiles, Transition
+from cdmtaskservice.domain.states import JobState, Outcome
+from cdmtaskservice.s3.client import S3Client
+from cdmtaskservice.store.containers import ContainerStore
+from cdmtaskservice.store.files import FileStore
+from cdmtaskservice.store.jobs import JobStore
+
+LogStream = Literal["stdout", "stderr"]
+
+
+def log_file(logpath: str, number: int, stream: LogStream) -> str:
+    """Where in S3 the log of a container is; `logpath` is the job's."""
+    return f"{logpath}container-{number}/{stream}.txt"
+
+
+class Jobs:
+    """Users' own jobs. Every method raises NoSuchJobError, and UnauthorizedError for somebody else's job."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        containers: ContainerStore,
+        files: FileStore,
+        s3: S3Client,
+        clock: Clock,
+        new_id: IdSource,
+        changed: Callable[[str], None],
+    ) -> None:
+        """changed: told the ID of a job that must be looked at in full now."""
+        self._jobs = jobs
+        self._containers = containers
+        self._files = files
+        self._s3 = s3
+        self._clock = clock
+        self._new_id = new_id
+        self._changed = changed
+
+    async def find(self, job_id: str, viewer: Principal | None) -> JobRecord:
+        """The job, for its owner or, with no viewer, for an administrator."""
+        job = await self._jobs.get(job_id)
+        if job is None:
+            raise NoSuchJobError(f"There is no job with the ID {job_id!r}")
+        if viewer is not None and job.user != viewer.user:
+            raise UnauthorizedError(f"User {viewer.user} may not see job {job_id}: it belongs to somebody else")
+        return job
+
+    async def status(self, viewer: Principal | None, job_id: str) -> JobRecord:
+        """The job without its files."""
+        return await self.find(job_id, viewer)
+
+    async def get(self, viewer: Principal | None, job_id: str) -> tuple[JobRecord, InputFiles, OutputFiles]:
+        """The job with its files."""
+        job = await self.find(job_id, viewer)
+        inputs = await self._files.inputs(job_id)
+        outputs = await self._files.outputs(job_id) if job.state.is_terminal else OutputFiles()
+        return job, inputs, outputs
+
+    async def list(self, viewer: Principal, wanted: JobFilter) -> Sequence[JobRecord]:
+        """The viewer's own jobs, newest state change first."""
+        return await self._jobs.list(replace(wanted, user=viewer.user))
+
+    async def exit_codes(self, viewer: Principal | None, job_id: str) -> Sequence[int | None]:
+        """Exit codes by container number."""
+        await self.find(job_id, viewer)
+        return await self._containers.exit_codes(job_id)
+
+    async def log(
+        self,
+        viewer: Principal | None,
+        job_id: str,
+        number: int,
+        stream: LogStream,
+        seek: int = 0,
+        length: int | None = None,
+    ) -> AsyncIterator[bytes]:
+        """The bytes of a container's log from `seek` on, at most `length`.
+
+        Raises before the first byte: NoSuchSubJobError, NoLogsError where there is none (yet).
+        """
+        job = await self.find(job_id, viewer)
+        if not 0 <= number < job.containers:
+            raise NoSuchSubJobError(f"Job {job_id} has no container {number}; they are 0 to {job.containers - 1}")
+        chunks = self._s3.read(log_file(job.logpath or "", number, stream), seek, length)
+        try:
+            first = await anext(chunks, b"")
+        except (NoSuchS3PathError, NoSuchBucketError) as e:
+            raise NoLogsError(
+                f"There is no {stream} log of container {number} of job {job_id}: it has not run to an end"
+            ) from e
+
+        async def rest() -> AsyncIterator[bytes]:
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+        return rest()
+
+    async def cancel(self, viewer: Principal | None, job_id: str) -> None:
+        """Begin to cancel a job; once more is no error. Raises: InvalidJobStateError where it is over."""
+        await self.find(job_id, viewer)
+        transition = Transition(JobState.CANCELING, self._clock(), self._new_id())
+        outcome, job = await self._jobs.transition(job_id, transition)
+        if outcome is Outcome.CONFLICT and job is not None and job.state is not JobState.CANCELED:
+            raise InvalidJobStateError(f"Job {job_id} cannot be canceled: it is over, in the state {job.state.value}")
+        if outcome is Outcome.CONFLICT:
+            raise InvalidJobStateError(f"Job {job_id} is canceled already")
+        self._changed(job_id)

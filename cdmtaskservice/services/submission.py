@@ -1,0 +1,236 @@
+"""Submitting a job: every check first, in a fixed order, then everything is stored, the job itself last."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from cdmtaskservice.auth.principal import Permissions, Principal, SiteKind
+from cdmtaskservice.domain.arguments import PlacedFile, check_renderable
+from cdmtaskservice.domain.clock import Clock, IdSource
+from cdmtaskservice.domain.errors import (
+    ChecksumMismatchError,
+    CTSError,
+    DependencyUnavailableError,
+    IdempotencyConflictError,
+    IllegalParameterError,
+    S3PathInaccessibleError,
+    UnauthorizedError,
+)
+from cdmtaskservice.domain.jobs import InputFile, JobInput, cpu_hours
+from cdmtaskservice.domain.placement import place_inputs
+from cdmtaskservice.domain.records import ImageRecord, InputFiles, JobRecord, Transition
+from cdmtaskservice.domain.s3_paths import is_under
+from cdmtaskservice.domain.states import JobState
+from cdmtaskservice.s3.client import S3Client
+from cdmtaskservice.s3.model import S3Object
+from cdmtaskservice.services.authentication import Authentication
+from cdmtaskservice.services.images import Images
+from cdmtaskservice.services.sites import Sites
+from cdmtaskservice.sites.base import SiteInfo
+from cdmtaskservice.store.containers import ContainerStore
+from cdmtaskservice.store.files import FileStore
+from cdmtaskservice.store.jobs import JobStore
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class SubmissionConfig:
+    """max_cpu_hours: the most CPU hours that a job may ask for. log_path: S3 prefix of all container logs."""
+
+    max_cpu_hours: float
+    log_path: str
+
+
+class Submission:
+    """The use case behind `POST /jobs`."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        containers: ContainerStore,
+        files: FileStore,
+        images: Images,
+        sites: Sites,
+        s3: S3Client,
+        authentication: Authentication,
+        permissions: Permissions,
+        clock: Clock,
+        new_id: IdSource,
+        accepted: Callable[[str], None],
+        config: SubmissionConfig,
+    ) -> None:
+        """accepted: told the ID of every job that was stored."""
+        self._jobs = jobs
+        self._containers = containers
+        self._files = files
+        self._images = images
+        self._sites = sites
+        self._s3 = s3
+        self._authentication = authentication
+        self._permissions = permissions
+        self._clock = clock
+        self._new_id = new_id
+        self._accepted = accepted
+        self._config = config
+
+    async def submit(self, user: Principal, job: JobInput, idempotency_key: str | None = None) -> str:
+        """Accept a job and return its ID, or raise the first thing that is wrong and leave nothing behind.
+
+        idempotency_key: the same user, key and request give the same job; IdempotencyConflictError for another
+            request with that key.
+        """
+        key = None
+        if idempotency_key is not None:
+            key = (f"{user.user}/{idempotency_key}", hashlib.sha256(job.model_dump_json().encode()).hexdigest())
+            if found := await self._find_same(key):
+                return found
+        places = place_inputs(job.files, job.input_roots or ())
+        placed = [PlacedFile(p, f.data_id) for p, f in zip(places, job.input_files, strict=True)]
+        check_renderable(job.params, placed, job.num_containers)
+        site = self._sites.info(job.cluster)
+        self._check_roles(user, site)
+        await self._sites.check_open(job.cluster)
+        check_limits(job, site)
+        self._check_cpu_hours(job)
+        image = await self._images.get(job.image)
+        allowed = self._authentication.allowed_paths(user)
+        self._check_allowed("output_dir", [job.output_dir], allowed)
+        await self._s3.check_writable(job.output_dir)
+        self._check_allowed("input_files", job.files, allowed)
+        found_files = await self._s3.head_many(job.files)
+        check_checksums(job.input_files, found_files)
+        return await self._store(user, job, site, image, places, found_files, key)
+
+    async def _find_same(self, key: tuple[str, str]) -> str | None:
+        found = await self._jobs.find_idempotent(key[0])
+        if found is None:
+            return None
+        job_id, request_hash = found
+        if request_hash != key[1]:
+            raise IdempotencyConflictError(
+                f"The Idempotency-Key was used for another request, which made job {job_id}; use a new key"
+            )
+        return job_id
+
+    def _check_roles(self, user: Principal, site: SiteInfo) -> None:
+        kind: SiteKind = site.kind  # type: ignore[assignment]
+        if not self._permissions.may_submit(user, kind):
+            roles = " and ".join(sorted(self._permissions.roles_to_submit(kind)))
+            raise UnauthorizedError(
+                f"User {user.user} may not submit jobs to the site {site.name}: that takes the roles {roles}"
+            )
+
+    def _check_cpu_hours(self, job: JobInput) -> None:
+        hours = cpu_hours(job)
+        if hours > self._config.max_cpu_hours:
+            raise IllegalParameterError(
+                f"The job asks for {hours:g} CPU hours (cpus × num_containers × runtime), more than the limit of "
+                f"{self._config.max_cpu_hours:g}; ask for less or split it into several jobs"
+            )
+
+    @staticmethod
+    def _check_allowed(field: str, paths: Sequence[str], allowed: Sequence[str]) -> None:
+        for path in paths:
+            if not any(is_under(path, prefix) for prefix in allowed):
+                raise S3PathInaccessibleError(
+                    f"{field}: {path!r} is not under a path that you may use; these are {', '.join(allowed)}"
+                )
+
+    async def _store(
+        self,
+        user: Principal,
+        job: JobInput,
+        site: SiteInfo,
+        image: ImageRecord,
+        places: Sequence[str],
+        found: Sequence[S3Object],
+        key: tuple[str, str] | None,
+    ) -> str:
+        now = self._clock()
+        job_id = self._new_id()
+        with_ids = job.input_files[0].data_id is not None
+        inputs = InputFiles(
+            files=job.files,
+            crc64nvmes=[o.crc64nvme or "" for o in found],
+            sizes=[o.size for o in found],
+            places=places,
+            data_ids=[f.data_id or "" for f in job.input_files] if with_ids else None,
+        )
+        record = JobRecord(
+            id=job_id,
+            user=user.user,
+            site=site.name,
+            input=job.preview().model_dump(mode="json", exclude_none=True),
+            image=image,
+            input_file_count=len(inputs),
+            containers=job.num_containers,
+            runtime=job.runtime.total_seconds(),
+            state=JobState.CREATED,
+            transitions=(Transition(JobState.CREATED, now, self._new_id()),),
+            logpath=f"{self._config.log_path}{job_id}/",
+        )
+        await self._jobs.announce(job_id, now)
+        try:
+            await self._files.insert_inputs(job_id, inputs)
+            await self._containers.insert(job_id, job.num_containers, now)
+            stored = await self._jobs.insert(record, key)
+        except Exception as e:
+            # Where it is not known whether the job itself was stored, nothing may be removed: the cleaner finds out.
+            # So it is after a cancellation too, which does not stop a write that is under way.
+            if not isinstance(e, DependencyUnavailableError) and not await self._jobs.existing([job_id]):
+                await self._forget(job_id)
+            raise
+        if not stored:  # the same key came twice in one instant, and the other one was first
+            await self._forget(job_id)
+            assert key is not None
+            return await self._find_same(key) or job_id
+        await self._settle(job_id)
+        _log.info("job_accepted", job=job_id, user=user.user, site=site.name, files=len(inputs))
+        self._accepted(job_id)
+        return job_id
+
+    async def _settle(self, job_id: str) -> None:
+        try:
+            await self._jobs.settle(job_id)
+        except CTSError:
+            _log.info("announcement_left_to_cleaner", job=job_id)
+
+    async def _forget(self, job_id: str) -> None:
+        await self._files.delete(job_id)
+        await self._containers.delete(job_id)
+        await self._jobs.settle(job_id)
+
+
+def check_limits(job: JobInput, site: SiteInfo) -> None:
+    """Raises: IllegalParameterError where one container asks for more than the site has."""
+    seconds = job.runtime.total_seconds()
+    for field, asked, most, unit in (
+        ("cpus", job.cpus, site.cpus_per_node, ""),
+        ("memory", job.memory, site.memory_per_node, " bytes"),
+        ("runtime", seconds, site.max_runtime, " seconds"),
+        ("gpus", job.gpus, site.gpus_per_node, ""),
+    ):
+        if asked > most:
+            raise IllegalParameterError(
+                f"{field}: {asked:.12g}{unit} per container is more than the {most:.12g}{unit} that the site "
+                f"{site.name} allows"
+            )
+
+
+def check_checksums(files: Sequence[InputFile], found: Sequence[S3Object]) -> None:
+    """Raises: ChecksumMismatchError for the first file without a CRC64NVME, or with another one than was given."""
+    for wanted, object_ in zip(files, found, strict=True):
+        if object_.crc64nvme is None:
+            raise ChecksumMismatchError(
+                f"The input file {wanted.file!r} has no CRC64NVME checksum; upload it again with one"
+            )
+        if wanted.crc64nvme is not None and wanted.crc64nvme != object_.crc64nvme:
+            raise ChecksumMismatchError(
+                f"The input file {wanted.file!r} has the CRC64NVME checksum {object_.crc64nvme} in S3, but the "
+                f"request expects {wanted.crc64nvme}; the file has changed, or the request is wrong"
+            )

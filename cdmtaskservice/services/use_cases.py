@@ -1,0 +1,31 @@
+"""All use cases together: what the API is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cdmtaskservice.services.admin_jobs import AdminJobs
+from cdmtaskservice.services.authentication import Authentication
+from cdmtaskservice.services.health import Health, ServiceInfo
+from cdmtaskservice.services.images import Images
+from cdmtaskservice.services.jobs import Jobs
+from cdmtaskservice.services.sites import Sites
+from cdmtaskservice.services.submission import Submission
+from cdmtaskservice.services.worker_files import WorkerFiles
+from cdmtaskservice.services.workers import Workers
+
+
+@dataclass(frozen=True)
+class Services:
+    """One of each."""
+
+    info: ServiceInfo
+    authentication: Authentication
+    submission: Submission
+    jobs: Jobs
+    admin_jobs: AdminJobs
+    images: Images
+    sites: Sites
+    workers: Workers
+    worker_files: WorkerFiles
+    health: Health

@@ -1,0 +1,47 @@
+"""The settings: a TOML file or a template of one, and `KBCTS_*` in the environment. Read in wiring only."""
+
+from cdmtaskservice.settings.loading import (
+    Problem,
+    SettingsError,
+    SettingsFile,
+    load_settings,
+    mask_secrets,
+    read_settings_file,
+)
+from cdmtaskservice.settings.models import (
+    AuthSettings,
+    ImageSettings,
+    JobSettings,
+    KafkaSettings,
+    LoggingSettings,
+    MongoSettings,
+    ReconcilerSettings,
+    RoleNames,
+    S3Settings,
+    ServiceSettings,
+    Settings,
+)
+from cdmtaskservice.settings.sites import LocalSite, SiteBase, SiteSettings
+
+__all__ = [
+    "AuthSettings",
+    "ImageSettings",
+    "JobSettings",
+    "KafkaSettings",
+    "LocalSite",
+    "LoggingSettings",
+    "MongoSettings",
+    "Problem",
+    "ReconcilerSettings",
+    "RoleNames",
+    "S3Settings",
+    "ServiceSettings",
+    "Settings",
+    "SettingsError",
+    "SettingsFile",
+    "SiteBase",
+    "SiteSettings",
+    "load_settings",
+    "mask_secrets",
+    "read_settings_file",
+]

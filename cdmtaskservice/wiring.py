@@ -1,0 +1,327 @@
+"""The one place where the parts of the service are put together, and where settings are read."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import functools
+import os
+import secrets
+import socket
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+
+import structlog
+
+from cdmtaskservice.auth.base import Authenticator
+from cdmtaskservice.auth.container_token import ContainerTokens
+from cdmtaskservice.auth.kbase import KBaseAuthenticator, KBaseAuthOptions
+from cdmtaskservice.auth.local import LocalAuthenticator
+from cdmtaskservice.auth.principal import Permissions, RoleNames
+from cdmtaskservice.domain.errors import DependencyUnavailableError
+from cdmtaskservice.events.kafka import KafkaConfig, KafkaPublisher
+from cdmtaskservice.reconciler.cleaner import Cleaner
+from cdmtaskservice.reconciler.container_jobs import ContainerJobConfig, ContainerJobs
+from cdmtaskservice.reconciler.loop import LoopConfig, Reconciler
+from cdmtaskservice.reconciler.relay import Relay
+from cdmtaskservice.registry.crane import Crane
+from cdmtaskservice.s3.client import S3Client
+from cdmtaskservice.s3.model import S3Config
+from cdmtaskservice.services.admin_jobs import AdminJobs
+from cdmtaskservice.services.authentication import Authentication
+from cdmtaskservice.services.health import Health, ServiceInfo
+from cdmtaskservice.services.images import Images
+from cdmtaskservice.services.jobs import Jobs
+from cdmtaskservice.services.sites import Sites
+from cdmtaskservice.services.submission import Submission, SubmissionConfig
+from cdmtaskservice.services.use_cases import Services
+from cdmtaskservice.services.worker_files import WorkerFiles
+from cdmtaskservice.services.workers import WorkerConfig, Workers
+from cdmtaskservice.settings import AuthSettings, KafkaSettings, S3Settings, Settings
+from cdmtaskservice.settings import LocalSite as LocalSiteSettings
+from cdmtaskservice.sites.base import Site, SiteInfo
+from cdmtaskservice.sites.local.config import LocalSiteConfig
+from cdmtaskservice.sites.local.site import LocalSite
+from cdmtaskservice.store.containers import ContainerStore
+from cdmtaskservice.store.database import Database
+from cdmtaskservice.store.files import FileStore
+from cdmtaskservice.store.images import ImageStore
+from cdmtaskservice.store.jobs import JobStore
+from cdmtaskservice.store.sites import SiteStore
+
+_log = structlog.get_logger(__name__)
+
+_START_RETRY = 1.0
+"""Seconds between tries to reach a dependency that the service cannot start without."""
+
+
+def utc_now() -> datetime.datetime:
+    """The service's clock: aware UTC, in the whole milliseconds that the store keeps."""
+    now = datetime.datetime.now(datetime.UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def new_id() -> str:
+    """A new job or transition ID."""
+    return str(uuid.uuid4())
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Services]:
+    """Everything put together, started, and at the end stopped in the opposite order.
+
+    A database that is away delays the start; anything else that is away does not.
+    """
+    async with AsyncExitStack() as stack:
+        database = Database.connect(
+            settings.mongo.uri.get_secret_value(),
+            settings.mongo.database,
+            settings.mongo.timeout.total_seconds(),
+        )
+        stack.callback(database.close)
+        await _until_reached("database", database.create_indexes)
+        jobs, containers, files = JobStore(database), ContainerStore(database), FileStore(database)
+        s3 = await stack.enter_async_context(S3Client.create(_s3_config(settings.s3)))
+        publisher = KafkaPublisher(_kafka_config(settings.kafka))
+        stack.push_async_callback(publisher.close)
+        authenticator = _authenticator(settings.auth)
+        stack.push_async_callback(authenticator.close)
+        crane = Crane(
+            settings.images.crane,
+            settings.images.timeout.total_seconds(),
+            insecure_hosts=settings.images.insecure_hosts,
+            concurrency=settings.images.concurrency,
+        )
+
+        hints = _Hints()
+        sites = _sites(settings, lambda job_id: hints.look(job_id, full=True))
+        relay = Relay(jobs, publisher, utc_now)
+        jobs.on_owed = relay.wake
+        step = ContainerJobs(
+            jobs,
+            containers,
+            files,
+            sites,
+            utc_now,
+            new_id,
+            ContainerJobConfig(
+                look_delay=settings.reconciler.look_delay.total_seconds(),
+                heartbeat_timeout=settings.jobs.heartbeat_timeout.total_seconds(),
+                max_attempts=settings.jobs.max_attempts,
+            ),
+        )
+        reconciler = Reconciler(
+            jobs,
+            step,
+            utc_now,
+            f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            LoopConfig(
+                lease=settings.reconciler.lease.total_seconds(),
+                poll_interval=settings.reconciler.poll_interval.total_seconds(),
+                max_backoff=settings.reconciler.max_backoff.total_seconds(),
+                concurrency=settings.reconciler.concurrency,
+            ),
+        )
+        hints.target = reconciler.hint
+        cleaner = Cleaner(jobs, containers, files, utc_now, age=settings.reconciler.orphan_age.total_seconds())
+
+        permissions = _permissions(settings.auth)
+        tokens = ContainerTokens(*(s.get_secret_value().encode() for s in settings.service.worker_signing_secrets))
+        authentication = Authentication(authenticator, tokens, permissions, settings.s3.allowed_paths, utc_now)
+        images = Images(ImageStore(database), crane, utc_now)
+        directory = Sites(sites, SiteStore(database))
+        owned = Jobs(jobs, containers, files, s3, utc_now, new_id, lambda job_id: hints.look(job_id, full=True))
+        services = Services(
+            info=ServiceInfo(
+                version=version("cdmtaskservice"),
+                git_hash=os.environ.get("CTS_GIT_HASH", "unknown"),
+                notes=settings.service.notes,
+                now=utc_now,
+            ),
+            authentication=authentication,
+            submission=Submission(
+                jobs,
+                containers,
+                files,
+                images,
+                directory,
+                s3,
+                authentication,
+                permissions,
+                utc_now,
+                new_id,
+                lambda job_id: hints.look(job_id, full=True),
+                SubmissionConfig(settings.service.max_cpu_hours, settings.s3.log_path),
+            ),
+            jobs=owned,
+            admin_jobs=AdminJobs(jobs, containers, files, owned, sites, authenticator, relay, publisher, utc_now),
+            images=images,
+            sites=directory,
+            workers=Workers(
+                jobs,
+                containers,
+                files,
+                s3,
+                sites,
+                tokens,
+                utc_now,
+                lambda job_id, full: hints.look(job_id, full=full),
+                WorkerConfig(
+                    heartbeat_interval=settings.jobs.heartbeat_interval.total_seconds(),
+                    presign_expiry=int(settings.s3.presign_expiry.total_seconds()),
+                    token_lifetime=_token_lifetime(settings),
+                    part_size=settings.s3.part_size,
+                    upload_batch=settings.jobs.upload_batch,
+                    max_attempts=settings.jobs.max_attempts,
+                    pids=settings.jobs.pids_limit,
+                ),
+            ),
+            worker_files=WorkerFiles(),
+            health=Health(
+                {
+                    "database": database.check,
+                    "s3": s3.check,
+                    "kafka": publisher.check,
+                    "auth": authenticator.check,
+                },
+                jobs,
+            ),
+        )
+
+        for name, site in sites.items():
+            await site.start()
+            stack.push_async_callback(site.stop)
+            _log.info("site_started", site=name, kind=site.info.kind)
+        for task in (directory.watch(), cleaner.run()):
+            stack.push_async_callback(_cancel, asyncio.create_task(task))
+        patience = settings.service.shutdown_timeout.total_seconds()
+        for loop in (relay, reconciler):
+            running_loop = asyncio.create_task(loop.run())
+            stack.push_async_callback(_end, loop.stop, running_loop, patience)
+        yield services
+
+
+class _Hints:
+    """Stands between those who have hints and the reconciler, which is made after them."""
+
+    def __init__(self) -> None:
+        self.target: Callable[..., None] | None = None
+
+    def look(self, job_id: str, *, full: bool) -> None:
+        if self.target is not None:
+            self.target(job_id, full=full)
+
+
+async def _until_reached(name: str, call: Callable[[], object]) -> None:
+    while True:
+        try:
+            await call()  # type: ignore[misc]
+        except DependencyUnavailableError as e:
+            _log.warning("start_waits", dependency=name, error=e.message)
+            await asyncio.sleep(_START_RETRY)
+        else:
+            return
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _end(stop: Callable[[], object], task: asyncio.Task[None], patience: float) -> None:
+    """Let a loop finish what it is doing, for `patience` seconds at most."""
+    await stop()  # type: ignore[misc]
+    await asyncio.wait([task], timeout=patience)
+    await _cancel(task)
+
+
+def _s3_config(settings: S3Settings) -> S3Config:
+    return S3Config(
+        endpoint=settings.endpoint,
+        access_key=settings.access_key,
+        secret_key=settings.secret_key,
+        region=settings.region,
+        external_endpoint=settings.external_endpoint,
+        concurrency=settings.head_concurrency,
+        connect_timeout=settings.connect_timeout.total_seconds(),
+        read_timeout=settings.read_timeout.total_seconds(),
+        insecure_tls=settings.insecure_tls,
+    )
+
+
+def _kafka_config(settings: KafkaSettings) -> KafkaConfig:
+    security: dict[str, object] = {"security_protocol": settings.security_protocol}
+    if settings.sasl_user is not None and settings.sasl_password is not None:
+        security["sasl_mechanism"] = settings.sasl_mechanism
+        security["sasl_plain_username"] = settings.sasl_user
+        security["sasl_plain_password"] = settings.sasl_password.get_secret_value()
+    if settings.security_protocol in {"SSL", "SASL_SSL"}:
+        import ssl
+
+        security["ssl_context"] = ssl.create_default_context(cafile=settings.ca_file)
+    return KafkaConfig(
+        bootstrap_servers=",".join(settings.bootstrap_servers),
+        topic=settings.topic,
+        timeout=settings.timeout.total_seconds(),
+        security=security,
+    )
+
+
+def _authenticator(settings: AuthSettings) -> Authenticator:
+    if settings.kind == "local":
+        assert settings.local_file is not None
+        return LocalAuthenticator(settings.local_file)
+    assert settings.kbase_url is not None
+    return KBaseAuthenticator(
+        settings.kbase_url,
+        KBaseAuthOptions(
+            timeout=settings.timeout.total_seconds(),
+            cache_time=settings.cache_time.total_seconds(),
+            cache_size=settings.cache_size,
+        ),
+    )
+
+
+def _permissions(settings: AuthSettings) -> Permissions:
+    names = settings.roles
+    return Permissions(RoleNames(frozenset(names.admin), names.staff, names.nersc, names.executor, names.refserv))
+
+
+def _token_lifetime(settings: Settings) -> float:
+    """Executors must be able to report for as long as any of them keeps trying, and then some."""
+    return 86400 + max(site.keep_trying.total_seconds() for site in settings.sites)
+
+
+def _sites(settings: Settings, changed: Callable[[str], None]) -> Mapping[str, Site]:
+    return {s.name: _local_site(s, settings, changed) for s in settings.sites}
+
+
+def _local_site(site: LocalSiteSettings, settings: Settings, changed: Callable[[str], None]) -> Site:
+    info = SiteInfo(
+        name=site.name,
+        kind=site.kind,
+        nodes=site.nodes,
+        cpus_per_node=site.cpus_per_node,
+        memory_per_node=site.memory_per_node,
+        max_runtime=site.max_runtime.total_seconds(),
+        gpus_per_node=site.gpus_per_node,
+        notes=site.notes,
+        network=site.network,
+    )
+    return LocalSite(
+        LocalSiteConfig(
+            info=info,
+            work_dir=site.work_dir,
+            cpus=site.cpus_at_once,
+            service_url=site.executor_url or settings.service.url,
+            token_file=site.token_file,
+            container_runtime=site.container_runtime,
+            container_runtime_path=site.container_runtime_path,
+            keep_trying=site.keep_trying.total_seconds(),
+            python=str(site.python),
+            stop_with_service=site.stop_with_service,
+        ),
+        functools.partial(changed),
+    )

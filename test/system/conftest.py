@@ -1,0 +1,71 @@
+"""The whole service as a process, on real parts."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cdmtaskservice.embedded.service import BUCKET, LOG_BUCKET, EmbeddedService
+from cdmtaskservice.embedded.stack import EmbeddedStack
+from cdmtaskservice.s3.client import S3Client
+from test.system.driver import Driver, s3_client
+
+_homes = itertools.count()
+
+QUICK = {
+    # Nothing waits longer than it must for a test, and every process that dies is missed soon.
+    "KBCTS_RECONCILER__LEASE": "3",
+    "KBCTS_RECONCILER__POLL_INTERVAL": "0.2",
+    "KBCTS_RECONCILER__LOOK_DELAY": "1",
+    "KBCTS_RECONCILER__MAX_BACKOFF": "2",
+    "KBCTS_JOBS__HEARTBEAT_INTERVAL": "1",
+    "KBCTS_JOBS__HEARTBEAT_TIMEOUT": "6",
+    "KBCTS_MONGO__TIMEOUT": "3",
+    "KBCTS_KAFKA__TIMEOUT": "3",
+    "KBCTS_LOCAL_KEEP_TRYING": "PT5M",
+    "KBCTS_LOCAL_STOP_WITH_SERVICE": "true",
+}
+
+
+@pytest.fixture(scope="session")
+async def s3(stack: EmbeddedStack) -> AsyncIterator[S3Client]:
+    """A client of the store, with the service's buckets made."""
+    async with s3_client(stack) as client:
+        for bucket in (BUCKET, LOG_BUCKET):
+            await client.create_bucket(bucket)
+        yield client
+
+
+def new_home(stack: EmbeddedStack) -> Path:
+    """A directory of its own for a service, its database and its topic."""
+    return stack.root / f"h{next(_homes)}"
+
+
+@pytest.fixture(scope="session")
+async def shared(stack: EmbeddedStack, s3: S3Client, seqtool_image) -> AsyncIterator[Driver]:
+    """One service for all tests that leave it as it is."""
+    service = EmbeddedService(stack, new_home(stack), QUICK)
+    service.start()
+    async with Driver(service, s3, seqtool_image) as driver:
+        await driver.ready()
+        yield driver
+    service.stop()
+
+
+@pytest.fixture
+async def own(stack: EmbeddedStack, s3: S3Client, seqtool_image) -> AsyncIterator[Driver]:
+    """A service of the test's own, which it may kill and restart."""
+    service = EmbeddedService(stack, new_home(stack), QUICK)
+    service.start()
+    async with Driver(service, s3, seqtool_image) as driver:
+        await driver.ready()
+        yield driver
+    await asyncio.to_thread(service.stop)
+
+
+@pytest.fixture
+def home(stack: EmbeddedStack) -> Path:
+    """A directory for services that the test makes itself."""
+    return new_home(stack)

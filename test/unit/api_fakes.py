@@ -1,0 +1,418 @@
+"""Services without anything behind them, and a client of an application made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, cast
+
+import httpx
+from fastapi import FastAPI
+
+from cdmtaskservice.app import create_app
+from cdmtaskservice.auth.container_token import ContainerClaim
+from cdmtaskservice.auth.principal import Principal
+from cdmtaskservice.domain.errors import InvalidTokenError
+from cdmtaskservice.domain.jobs import JobInput
+from cdmtaskservice.domain.records import (
+    ContainerRecord,
+    ImageRecord,
+    InputFiles,
+    JobRecord,
+    OutputFiles,
+    Reached,
+    Transition,
+)
+from cdmtaskservice.domain.states import JobState
+from cdmtaskservice.services.health import DependencyState, Gauges, ServiceInfo
+from cdmtaskservice.services.sites import SiteView
+from cdmtaskservice.services.use_cases import Services
+from cdmtaskservice.sites.base import SiteHealth, SiteInfo
+
+NOW = datetime.datetime(2030, 1, 2, 3, 4, 5, 678000, tzinfo=datetime.UTC)
+NOW_TEXT = "2030-01-02T03:04:05.678000Z"
+CRC = "S8AXmd7A3f8="
+DIGEST = "sha256:" + "a" * 64
+
+CALLERS: Mapping[str, Principal | ContainerClaim] = {
+    "ann": Principal("ann", frozenset({"user"})),
+    "admin": Principal("adam", frozenset({"admin"})),
+    "executor": Principal("exec", frozenset({"executor"})),
+    "container": ContainerClaim("job1", 0, 1, NOW + datetime.timedelta(hours=1)),
+}
+
+JOB_INPUT: Mapping[str, Any] = {
+    "cluster": "kbase",
+    "image": "ghcr.io/kbase/tool:1",
+    "params": {"args": ["--in", {"type": "input_files", "input_files_format": "comma_separated_list"}]},
+    "num_containers": 2,
+    "memory": "2GB",
+    "runtime": "PT5M",
+    "output_dir": "cts-data/out",
+    "input_files": [{"file": "cts-data/in/a.fa", "data_id": "a"}, {"file": "cts-data/in/b.fa", "data_id": "b"}],
+}
+
+IMAGE = ImageRecord(
+    name="ghcr.io/kbase/tool",
+    digest=DIGEST,
+    tag="1",
+    entrypoint=("tool", "run"),
+    registered_by="adam",
+    registered_on=NOW,
+    urls=("https://example.org",),
+    usage_notes="be kind",
+)
+BARE_IMAGE = dataclasses.replace(IMAGE, tag=None, urls=None, usage_notes=None)
+
+_STATES = (
+    JobState.CREATED,
+    JobState.DOWNLOAD_SUBMITTED,
+    JobState.JOB_SUBMITTING,
+    JobState.JOB_SUBMITTED,
+    JobState.UPLOAD_SUBMITTING,
+    JobState.UPLOAD_SUBMITTED,
+    JobState.COMPLETE,
+)
+
+
+def job_record(job_id: str = "job1", states: Sequence[JobState] = _STATES[:2], **changes: Any) -> JobRecord:
+    """A job of ann's that has been in these states, a second each from `NOW` on; `changes` are fields."""
+    job_input = JobInput.model_validate(JOB_INPUT)
+    return dataclasses.replace(
+        JobRecord(
+            id=job_id,
+            user="ann",
+            site="kbase",
+            input=job_input.preview().model_dump(mode="json", exclude_none=True),
+            image=IMAGE,
+            input_file_count=2,
+            containers=2,
+            runtime=300.0,
+            state=states[-1],
+            transitions=tuple(
+                Transition(s, NOW + datetime.timedelta(seconds=n), f"{job_id}-t{n}") for n, s in enumerate(states)
+            ),
+        ),
+        **changes,
+    )
+
+
+def finished_job(job_id: str = "job1", **changes: Any) -> JobRecord:
+    """A complete job with everything that one can have."""
+    fields: dict[str, Any] = {
+        "published": 5,
+        "admin_meta": {"ticket": "CTS-1", "tries": 2, "cost": 0.5},
+        "logpath": f"cts-logs/{job_id}/",
+        "cpu_hours": 0.25,
+        "cpu_factor": 0.9,
+        "max_memory": 123456789,
+        "output_file_count": 1,
+        "cleaned": True,
+        "waiting": "the site does not answer",
+    }
+    return job_record(job_id, _STATES, **{**fields, **changes})
+
+
+def input_files(count: int = 2, *, data_ids: bool = True) -> InputFiles:
+    """So many input files."""
+    return InputFiles(
+        files=[f"cts-data/in/sample-{n}.fa" for n in range(count)],
+        crc64nvmes=[CRC] * count,
+        sizes=[8] * count,
+        places=[f"sample-{n}.fa" for n in range(count)],
+        data_ids=[f"id-{n}" for n in range(count)] if data_ids else None,
+    )
+
+
+def container_record(number: int = 0, **changes: Any) -> ContainerRecord:
+    """A container that came to `job_submitted`."""
+    at = NOW + datetime.timedelta(seconds=1)
+    record = ContainerRecord(
+        job_id="job1",
+        number=number,
+        state=JobState.JOB_SUBMITTED,
+        attempt=1,
+        reached={JobState.JOB_SUBMITTED: Reached(at, at), JobState.CREATED: Reached(NOW, NOW)},
+    )
+    return dataclasses.replace(record, **changes)
+
+
+class Fake:
+    """Counts what it is asked and raises what it was told to.
+
+    calls: (method, arguments) in order. raises: by method, the exception.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.raises: dict[str, Exception] = {}
+
+    def note(self, name: str, *arguments: Any) -> None:
+        self.calls.append((name, arguments))
+        if name in self.raises:
+            raise self.raises[name]
+
+
+class FakeAuthentication(Fake):
+    async def principal(self, token: str) -> Principal | ContainerClaim:
+        self.note("principal", token)
+        if token not in CALLERS:
+            raise InvalidTokenError("Nobody has this token")
+        return CALLERS[token]
+
+    def is_admin(self, principal: Principal) -> bool:
+        return "admin" in principal.roles
+
+    def is_executor(self, principal: Principal) -> bool:
+        return "executor" in principal.roles
+
+    def is_refserv(self, principal: Principal) -> bool:
+        return "refserv" in principal.roles
+
+    def allowed_paths(self, principal: Principal) -> Sequence[str]:
+        return ["cts-data/", f"home/{principal.user}/"]
+
+
+class FakeSubmission(Fake):
+    async def submit(self, *arguments: Any) -> str:
+        self.note("submit", *arguments)
+        return "job1"
+
+
+class FakeJobs(Fake):
+    """Also the administrators' jobs: they differ in who is named."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.job = finished_job()
+        self.listed: Sequence[JobRecord] = [job_record()]
+        self.inputs = input_files()
+        self.outputs = OutputFiles(["cts-data/out/o.txt"], [CRC])
+        self.log_chunks: list[bytes | Exception] = [b"one\n", "zwei \N{GREEK SMALL LETTER MU}\n".encode()]
+        self.log_closed = False
+
+    async def status(self, *arguments: Any) -> JobRecord:
+        self.note("status", *arguments)
+        return self.job
+
+    async def get(self, *arguments: Any) -> tuple[JobRecord, InputFiles, OutputFiles]:
+        self.note("get", *arguments)
+        return self.job, self.inputs, self.outputs
+
+    async def list(self, *arguments: Any) -> Sequence[JobRecord]:
+        self.note("list", *arguments)
+        return self.listed
+
+    async def exit_codes(self, *arguments: Any) -> Sequence[int | None]:
+        self.note("exit_codes", *arguments)
+        return [0, None]
+
+    async def log(self, *arguments: Any) -> AsyncIterator[bytes]:
+        self.note("log", *arguments)
+        return self._chunks()
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        try:
+            for chunk in self.log_chunks:
+                if isinstance(chunk, Exception):
+                    raise chunk
+                yield chunk
+        finally:
+            self.log_closed = True
+
+    async def cancel(self, *arguments: Any) -> None:
+        self.note("cancel", *arguments)
+
+
+class FakeAdminJobs(FakeJobs):
+    async def containers(self, *arguments: Any) -> Sequence[ContainerRecord]:
+        self.note("containers", *arguments)
+        return [container_record(0, exit_code=0, outputs=self.outputs), container_record(1)]
+
+    async def container(self, *arguments: Any) -> ContainerRecord:
+        self.note("container", *arguments)
+        return container_record(0, admin_error="disk full", traceback="Traceback …")
+
+    async def runner_status(self, *arguments: Any) -> Mapping[str, object]:
+        self.note("runner_status", *arguments)
+        return {"JobStatus": 2, "Args": None, "Rank": float("nan"), "Requirements": object}
+
+    async def set_meta(self, *arguments: Any) -> None:
+        self.note("set_meta", *arguments)
+
+    async def notify(self, *arguments: Any) -> None:
+        self.note("notify", *arguments)
+
+    async def clean(self, *arguments: Any) -> None:
+        self.note("clean", *arguments)
+
+    async def unsent(self, *arguments: Any) -> tuple[int, int]:
+        self.note("unsent", *arguments)
+        return 2, 5
+
+
+class FakeImages(Fake):
+    async def get(self, *arguments: Any) -> ImageRecord:
+        self.note("get", *arguments)
+        return IMAGE
+
+    async def list(self) -> Sequence[ImageRecord]:
+        self.note("list")
+        return [IMAGE, BARE_IMAGE]
+
+    async def approve(self, *arguments: Any) -> ImageRecord:
+        self.note("approve", *arguments)
+        return IMAGE
+
+    async def delete(self, *arguments: Any) -> None:
+        self.note("delete", *arguments)
+
+
+class FakeSites(Fake):
+    async def list(self) -> Sequence[SiteView]:
+        self.note("list")
+        kbase = SiteInfo("kbase", "htcondor", 2, 64, 256_900_000_000, 86_459.0, notes=("first come",))
+        jaws = SiteInfo("perlmutter-jaws", "jaws", 3072, 256, 492 * 10**9, 172_800.0, gpus_per_node=4)
+        return [
+            SiteView(kbase, True, SiteHealth(True)),
+            SiteView(jaws, False, SiteHealth(False, "JAWS does not answer")),
+        ]
+
+    async def set_active(self, *arguments: Any) -> None:
+        self.note("set_active", *arguments)
+
+
+WORK_ORDER: Mapping[str, Any] = {
+    "job_id": "job1",
+    "container_number": 0,
+    "attempt": 1,
+    "token": "ctsc.x.y",
+    "token_expires": NOW_TEXT,
+    "image": f"ghcr.io/kbase/tool@{DIGEST}",
+    "args": ["--in", "/input_files/a.fa"],
+    "environment": {"A": "b"},
+    "input_mount_point": "/input_files",
+    "output_mount_point": "/output_files",
+    "refdata": None,
+    "limits": {"cpus": 1, "memory": 10**9, "runtime": 60.0, "gpus": 0, "pids": 4096},
+    "network": False,
+    "inputs": [{"file": "cts-data/a.fa", "path": "a.fa", "url": "http://s3/a", "size": 8, "crc64nvme": CRC}],
+    "manifest": {"path": ".cts/manifest-0.txt", "content": "/input_files/a.fa\n"},
+    "upload": {"part_size": 67108864, "batch": 500},
+    "heartbeat_interval": 15.0,
+}
+UPLOADS: Mapping[str, Any] = {
+    "files": [
+        {
+            "path": "o.txt",
+            "file": "cts-data/out/o.txt",
+            "url": None,
+            "headers": {},
+            "upload_id": "u1",
+            "parts": [{"url": "http://s3/p1", "headers": {"x-amz-checksum-crc64nvme": CRC}}],
+        }
+    ],
+    "logs": [
+        {
+            "stream": "stdout",
+            "file": "cts-logs/job1/stdout.txt",
+            "url": "http://s3/l",
+            "headers": {},
+            "upload_id": None,
+            "parts": None,
+        }
+    ],
+}
+
+
+class FakeWorkers(Fake):
+    async def update(self, *arguments: Any) -> None:
+        self.note("update", *arguments)
+
+    async def work(self, *arguments: Any) -> Mapping[str, Any]:
+        self.note("work", *arguments)
+        return WORK_ORDER
+
+    async def heartbeat(self, *arguments: Any) -> Mapping[str, Any]:
+        self.note("heartbeat", *arguments)
+        return {"stop": False, "reason": None}
+
+    async def uploads(self, *arguments: Any) -> Mapping[str, Any]:
+        self.note("uploads", *arguments)
+        return UPLOADS
+
+    async def complete_uploads(self, *arguments: Any) -> None:
+        self.note("complete_uploads", *arguments)
+
+    async def inputs(self, *arguments: Any) -> Mapping[str, Any]:
+        self.note("inputs", *arguments)
+        return {"inputs": [{"file": "cts-data/a.fa", "url": "http://s3/a2"}]}
+
+
+class FakeHealth(Fake):
+    def __init__(self) -> None:
+        super().__init__()
+        self.states = [DependencyState("mongodb", True), DependencyState("kafka", True)]
+
+    async def ready(self) -> Sequence[DependencyState]:
+        self.note("ready")
+        return self.states
+
+    async def gauges(self) -> Gauges:
+        self.note("gauges")
+        return Gauges({("kbase", "complete"): 7, ("kbase", "error"): 1}, 3)
+
+
+class FakeWorkerFiles(Fake):
+    async def build(self) -> FakeWorkerFiles:
+        self.note("build")
+        return self
+
+    executable = b"#!/bin/sh\n"
+    executable_sha256 = "e" * 64
+    archive = b"\x1f\x8b archive"
+    archive_sha256 = "f" * 64
+
+
+@dataclasses.dataclass
+class FakeServices:
+    """The fields of `Services`, all fakes."""
+
+    info: ServiceInfo = dataclasses.field(
+        default_factory=lambda: ServiceInfo("0.0.0", "0123abc", "For tests", lambda: NOW)
+    )
+    authentication: FakeAuthentication = dataclasses.field(default_factory=FakeAuthentication)
+    submission: FakeSubmission = dataclasses.field(default_factory=FakeSubmission)
+    jobs: FakeJobs = dataclasses.field(default_factory=FakeJobs)
+    admin_jobs: FakeAdminJobs = dataclasses.field(default_factory=FakeAdminJobs)
+    images: FakeImages = dataclasses.field(default_factory=FakeImages)
+    sites: FakeSites = dataclasses.field(default_factory=FakeSites)
+    workers: FakeWorkers = dataclasses.field(default_factory=FakeWorkers)
+    worker_files: FakeWorkerFiles = dataclasses.field(default_factory=FakeWorkerFiles)
+    health: FakeHealth = dataclasses.field(default_factory=FakeHealth)
+
+    def app(self, **options: Any) -> FastAPI:
+        """An application made of these."""
+        return create_app(cast(Services, self), **options)
+
+
+class Client:
+    """Sends requests to an application in this process, as somebody."""
+
+    def __init__(self, services: FakeServices, **options: Any) -> None:
+        self.services = services
+        self.app = services.app(**options)
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self._http = httpx.AsyncClient(transport=transport, base_url="http://cts")
+
+    async def send(self, method: str, path: str, token: str | None = None, **options: Any) -> httpx.Response:
+        """One request; `token` is one of CALLERS, or any other for a bad one."""
+        headers = dict(options.pop("headers", {}))
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        return await self._http.request(method, path, headers=headers, **options)
+
+    async def get(self, path: str, token: str | None = None, **options: Any) -> httpx.Response:
+        """A GET."""
+        return await self.send("GET", path, token, **options)

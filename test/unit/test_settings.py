@@ -1,0 +1,475 @@
+"""The settings: models, template, loading, and the page of documentation that the template is."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import event, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from cdmtaskservice.settings import (
+    LocalSite,
+    Problem,
+    Settings,
+    SettingsError,
+    load_settings,
+    mask_secrets,
+    read_settings_file,
+)
+from cdmtaskservice.settings.template import to_toml
+
+TEMPLATE = Path(__file__).parents[2] / "config.toml.jinja"
+SECRET = "hunter2-hunter2-hunter2-hunter2-hunter2"
+
+REQUIRED = {
+    "KBCTS_SERVICE_SIGNING_SECRET": SECRET,
+    "KBCTS_AUTH_KBASE_URL": "https://auth.example/services/auth",
+    "KBCTS_MONGO_URI": "mongodb://cts:pw@mongo.example:27017",
+    "KBCTS_KAFKA_BOOTSTRAP_SERVERS": "k1.example:9092, k2.example:9092",
+    "KBCTS_S3_ENDPOINT": "https://s3.example:9000/",
+    "KBCTS_S3_ACCESS_KEY": "AKEXAMPLE",
+    "KBCTS_S3_SECRET_KEY": SECRET,
+    "KBCTS_S3_ALLOWED_PATHS": "cts/io/{user}/",
+    "KBCTS_S3_LOG_PATH": "cts/logs",
+    "KBCTS_LOCAL_WORK_DIR": "/var/lib/cts/work",
+    "KBCTS_LOCAL_TOKEN_FILE": "/etc/cts/executor.token",
+}
+
+
+def problems_of(file: Path, environ: dict[str, str]) -> dict[str, Problem]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(file, environ)
+    problems = caught.value.problems
+    assert all(str(p) in str(caught.value) for p in problems)
+    assert len({p.setting for p in problems}) == len(problems), problems
+    return {p.setting: p for p in problems}
+
+
+def with_env(**overrides: str) -> dict[str, str]:
+    return REQUIRED | overrides
+
+
+# --- the template and the models say the same ---
+
+
+def model_settings(model: type[BaseModel], at: str) -> Iterator[tuple[str, str]]:
+    """Dotted name and description of every setting in a model that is no section."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from model_settings(field.annotation, f"{at}{name}.")
+        elif at or name != "sites":
+            assert field.description, f"{at}{name} has no docstring"
+            yield f"{at}{name}", " ".join(field.description.split())
+
+
+def documented_settings() -> Iterator[tuple[str, str]]:
+    """Dotted name of every setting in the template, and the comment right above it."""
+    section = ""
+    comment: list[str] = []
+    for line in TEMPLATE.read_text().splitlines():
+        if heading := re.fullmatch(r"\[+([a-z0-9_.]+)\]+", line):
+            section, comment = heading[1], []
+        elif line.startswith("#"):
+            comment.append(line.removeprefix("#").strip())
+        elif setting := re.match(r"([a-z0-9_]+) = ", line):
+            yield f"{section}.{setting[1]}", " ".join(comment)
+            comment = []
+        elif not line:
+            comment = []
+
+
+def all_model_settings() -> dict[str, str]:
+    return dict(model_settings(Settings, "")) | dict(model_settings(LocalSite, "sites."))
+
+
+def test_every_setting_stands_in_the_template_once_and_the_other_way_round() -> None:
+    documented = [name for name, _ in documented_settings()]
+    assert sorted(documented) == sorted(all_model_settings())
+
+
+def test_the_template_repeats_the_models_descriptions() -> None:
+    described = all_model_settings()
+    for name, comment in documented_settings():
+        assert comment.removesuffix(" Required.") == described[name], name
+
+
+def test_the_template_marks_what_is_required() -> None:
+    marked = {name for name, comment in documented_settings() if comment.endswith("Required.")}
+
+    def required(model: type[BaseModel], at: str) -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from required(field.annotation, f"{at}{name}.")
+            elif field.is_required() and name != "sites":
+                yield at + name
+
+    assert marked == {*required(Settings, ""), *required(LocalSite, "sites.")}
+
+
+def test_the_template_loads_with_only_the_required_variables_and_gives_the_models_defaults() -> None:
+    settings = load_settings(TEMPLATE, REQUIRED)
+
+    def check(model: BaseModel, at: str) -> None:
+        for name, field in type(model).model_fields.items():
+            value = getattr(model, name)
+            if isinstance(value, BaseModel):
+                check(value, f"{at}{name}.")
+            elif not field.is_required() and f"{at}{name}" != "auth.kbase_url":
+                assert value == field.get_default(call_default_factory=True, validated_data={}), at + name
+
+    check(settings, "")
+    check(settings.sites[0], "sites.")
+    assert settings.sites[0].name == "local"
+
+
+@pytest.mark.parametrize("name", [n for n in REQUIRED if n != "KBCTS_AUTH_KBASE_URL"])
+def test_each_required_variable_is_required(name: str) -> None:
+    problems = problems_of(TEMPLATE, {k: v for k, v in REQUIRED.items() if k != name})
+    (problem,) = problems.values()
+    assert name in problem.wrong
+    assert "is not set" in problem.wrong
+    assert re.search(r"line \d+", problem.wrong)
+
+
+def test_required_and_default_values_are_as_the_contract_says() -> None:
+    settings = load_settings(TEMPLATE, REQUIRED)
+    assert settings.auth.roles.admin == ("CTS_ADMIN",)
+    assert settings.auth.roles.staff == "KBASE_STAFF"
+    assert settings.auth.roles.nersc == "HAS_NERSC_ACCOUNT"
+    assert settings.auth.roles.executor == "CTS_EXTERNAL_EXECUTOR"
+    assert settings.auth.roles.refserv == "CTS_REFDATA_SERVICE"
+    assert settings.kafka.bootstrap_servers == ("k1.example:9092", "k2.example:9092")
+    assert settings.s3.endpoint == settings.s3.presign_endpoint == "https://s3.example:9000"
+    assert settings.s3.log_path == "cts/logs/"
+    assert settings.service.url == "http://127.0.0.1:5000"
+    assert settings.sites[0].cpus_at_once == settings.sites[0].cpus_per_node
+    assert settings.sites[0].python == Path(sys.executable)
+
+
+# --- secrets ---
+
+
+def test_printing_settings_shows_no_secret() -> None:
+    env = with_env(
+        KBCTS_SERVICE_OLD_SIGNING_SECRET="old-" + SECRET,
+        KBCTS_KAFKA_SECURITY_PROTOCOL="SASL_SSL",
+        KBCTS_KAFKA_SASL_USER="cts",
+        KBCTS_KAFKA_SASL_PASSWORD=SECRET,
+        KBCTS_MONGO_URI=f"mongodb://u:{SECRET}@h",
+    )
+    settings = load_settings(TEMPLATE, env)
+    for shown in (str(settings), repr(settings), settings.model_dump_json()):
+        assert "hunter2" not in shown
+    assert [s.get_secret_value() for s in settings.service.worker_signing_secrets] == [SECRET, "old-" + SECRET]
+    assert settings.kafka.sasl_password is not None
+    assert settings.kafka.sasl_password.get_secret_value() == SECRET
+
+
+def test_problems_show_values_but_no_secrets(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(
+        f"""
+        [service]
+        port = 99999
+        worker_signing_secrets = ["hunter2"]
+        [mongo]
+        uri = "hunter2"
+        [mango]
+        uri = "hunter2"
+        [s3]
+        secret_key = 12345678
+        secert_key = "hunter2"
+        endpoint = "http://u:{SECRET}@s3"
+        [kafka]
+        sasl_password = ["hunter2"]
+        """
+    )
+    problems = problems_of(file, {"KBCTS_MONGO__UIR": "hunter2"})
+    assert problems["service.port"].value == "99999"
+    text = "\n".join(map(str, problems.values()))
+    assert "hunter2" not in text
+    assert "12345678" not in text
+    assert {
+        "service.port",
+        "service.worker_signing_secrets[0]",
+        "mongo.uri",
+        "mongo.uir (from KBCTS_MONGO__UIR)",
+        "mango",
+        "s3.secret_key",
+        "s3.secert_key",
+        "s3.endpoint",
+        "s3.access_key",
+        "s3.allowed_paths",
+        "s3.log_path",
+        "kafka.bootstrap_servers",
+        "kafka.sasl_password",
+        "auth",
+        "sites",
+    } <= set(problems)
+    assert "secret_key?" in problems["s3.secert_key"].todo
+    assert "mongo?" in problems["mango"].todo
+    assert "32 characters" in problems["service.worker_signing_secrets[0]"].wrong
+
+
+def test_masking_for_show_hides_secrets_and_what_nobody_knows() -> None:
+    data = {
+        "service": {"port": 1, "worker_signing_secrets": ["hunter2"]},
+        "s3": {"secret_key": "hunter2", "secert_key": "hunter2", "region": "r"},
+        "sites": [{"kind": "local", "name": "n", "tokn": "hunter2"}],
+        "what": {"is": {"this": "hunter2"}},
+    }
+    masked = mask_secrets(data)
+    assert "hunter2" not in str(masked)
+    assert masked["s3"] == {"secret_key": "********", "secert_key": "********", "region": "r"}
+    assert masked["sites"] == [{"kind": "local", "name": "n", "tokn": "********"}]
+
+
+# --- all problems at once ---
+
+
+def test_missing_variables_and_wrong_values_are_told_together() -> None:
+    env = {k: v for k, v in REQUIRED.items() if k not in {"KBCTS_MONGO_URI", "KBCTS_LOCAL_WORK_DIR"}}
+    problems = problems_of(TEMPLATE, env | {"KBCTS_SERVICE_PORT": "many", "KBCTS_LOCAL_TOKEN_FILE": "relative"})
+    assert set(problems) == {"mongo.uri", "sites[0].work_dir", "service.port", "sites[0].token_file"}
+    assert problems["service.port"].value == '"many"'
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wrong"),
+    [
+        ("c.toml", b"[service\n", "is not TOML"),
+        ("c.toml", b"a = '\xff'", "not UTF-8"),
+        ("c.yaml", b"", "ends in neither"),
+        ("c.jinja", b"{% if %}", "line 1"),
+        ("c.jinja", b"a = {{ KBCTS_A | nofilter }}", "nofilter"),
+        ("c.jinja", b"a = {{ 1 / 0 }}", "ZeroDivisionError"),
+        ("c.toml", None, "no such file"),
+        ("c.toml", b"a = " + b"[" * 20000, "is"),
+    ],
+)
+def test_a_file_that_cannot_be_used(name: str, content: bytes | None, wrong: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    (problem,) = problems_of(file, {}).values()
+    assert problem.setting == str(file)
+    assert wrong in problem.wrong
+    assert problem.todo
+
+
+def test_a_plain_file_is_no_template(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('a = "{{ KBCTS_A }}"\n')
+    assert read_settings_file(file, {"KBCTS_A": "x"}).data == {"a": "{{ KBCTS_A }}"}
+
+
+def test_keys_for_pydantic_settings_itself_are_unknown(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('_env_file = "/etc/passwd"\n_case_sensitive = true\n')
+    assert {"_env_file", "_case_sensitive"} <= set(problems_of(file, {}))
+
+
+# --- the environment over the file ---
+
+
+def test_the_environment_wins() -> None:
+    settings = load_settings(
+        TEMPLATE,
+        with_env(
+            KBCTS_SERVICE__PORT="81",
+            KBCTS_S3__ALLOWED_PATHS='["one/a,b/", "two/{user}"]',
+            KBCTS_AUTH__ROLES__ADMIN="A,B",
+            KBCTS_AUTH__ROLES__STAFF="S",
+            KBCTS_S3__SECRET_KEY='["{\\',
+            KBCTS_S3__PART_SIZE="1GiB",
+            KBCTS_JOBS__HEARTBEAT_TIMEOUT="PT1H30M",
+        ),
+    )
+    assert settings.service.port == 81
+    assert settings.s3.allowed_paths == ("one/a,b/", "two/{user}/")
+    assert settings.auth.roles.admin == ("A", "B")
+    assert settings.auth.roles.staff == "S"
+    assert settings.auth.roles.nersc == "HAS_NERSC_ACCOUNT"
+    assert settings.s3.secret_key.get_secret_value() == '["{\\'
+    assert settings.s3.part_size == 1024**3
+    assert settings.jobs.heartbeat_timeout == timedelta(minutes=90)
+
+
+def test_the_process_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KBCTS_SERVICE__PORT", "81")
+    assert load_settings(TEMPLATE, REQUIRED).service.port == 5000
+
+
+@pytest.mark.parametrize(
+    ("variable", "todo"),
+    [
+        ("KBCTS_SERVISE__PORT", "service?"),
+        ("KBCTS_SITES__NAME", "template"),
+        ("KBCTS_NOTHING__LIKE__THIS", "there are"),
+    ],
+)
+def test_an_override_of_nothing_is_a_problem(variable: str, todo: str) -> None:
+    problem = problems_of(TEMPLATE, with_env(**{variable: "hunter2"}))[variable]
+    assert todo in problem.todo
+    assert "hunter2" not in str(problem)
+
+
+def test_an_override_below_a_setting_is_a_problem() -> None:
+    problems = problems_of(TEMPLATE, with_env(KBCTS_AUTH__ROLES__STAFF__X="y"))
+    assert set(problems) == {"auth.roles.staff"}
+    problems = problems_of(TEMPLATE, with_env(KBCTS_S3__REGION="a", KBCTS_S3__REGION__X="y"))
+    assert set(problems) == {"KBCTS_S3__REGION__X"}
+
+
+def test_a_whole_table_can_be_given_as_json() -> None:
+    env = with_env(KBCTS_AUTH__ROLES='{"staff": "S"}', KBCTS_AUTH__ROLES__NERSC="N")
+    roles = load_settings(TEMPLATE, env).auth.roles
+    assert (roles.staff, roles.nersc, roles.executor) == ("S", "N", "CTS_EXTERNAL_EXECUTOR")
+
+
+def test_a_value_in_place_of_a_table_is_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('mongo = "hunter2"\nsites = "hunter2"\n')
+    problems = problems_of(file, {"KBCTS_AUTH__ROLES": "hunter2"})
+    assert {"mongo", "sites", "auth.roles (from KBCTS_AUTH__ROLES)"} <= set(problems)
+    assert "hunter2" not in "".join(map(str, problems.values()))
+
+
+# --- values ---
+
+
+@pytest.mark.parametrize(
+    ("given_value", "seconds"),
+    [
+        ("0.5", 0.5),
+        ("90", 90),
+        ("PT1M30S", 90),
+        ("P1D", 86400),
+        ("P1W", 604800),
+        ("PT0.25H", 900),
+        (" 30 ", 30),
+    ],
+)
+def test_durations(given_value: str, seconds: float) -> None:
+    settings = load_settings(TEMPLATE, with_env(KBCTS_AUTH__TIMEOUT=given_value))
+    assert settings.auth.timeout == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "given_value",
+    ["", "-1", "nan", "inf", "1e300", "P", "PT", "P1M", "P1Y", "PT-5S", "1d", "12:00", "0", "PT1S extra"],
+)
+def test_no_durations(given_value: str) -> None:
+    problems = problems_of(TEMPLATE, with_env(KBCTS_AUTH__TIMEOUT=given_value))
+    assert set(problems) == {"auth.timeout (from KBCTS_AUTH__TIMEOUT)"}
+
+
+@hypothesis_settings(deadline=None, max_examples=40)
+@given(st.text())
+def test_a_duration_of_any_text_is_taken_or_a_problem(text: str) -> None:
+    try:
+        load_settings(TEMPLATE, with_env(KBCTS_AUTH__TIMEOUT=text))
+    except SettingsError as exc:
+        (problem,) = exc.problems
+        event(problem.setting)
+
+
+WRONG_VALUES = [
+    ("KBCTS_SERVICE__PORT", "0"),
+    ("KBCTS_SERVICE__ROOT_PATH", "services/cts"),
+    ("KBCTS_SERVICE__ROOT_PATH", "/services/cts/"),
+    ("KBCTS_SERVICE__EXTERNAL_URL", "cts.example"),
+    ("KBCTS_SERVICE__EXTERNAL_URL", "https://u:p@cts.example"),
+    ("KBCTS_SERVICE__EXTERNAL_URL", "https://cts.example/?a"),
+    ("KBCTS_SERVICE__EXTERNAL_URL", "https://cts.example:99999"),
+    ("KBCTS_SERVICE__EXTERNAL_URL", "ftp://cts.example"),
+    ("KBCTS_SERVICE__MAX_CPU_HOURS", "inf"),
+    ("KBCTS_SERVICE__WORKER_SIGNING_SECRETS", "[]"),
+    ("KBCTS_SERVICE__WORKER_SIGNING_SECRETS", f'["{SECRET}", "{SECRET}"]'),
+    ("KBCTS_AUTH__KIND", "ldap"),
+    ("KBCTS_AUTH__ROLES__STAFF", ""),
+    ("KBCTS_MONGO__DATABASE", "a.b"),
+    ("KBCTS_MONGO__URI", "http://mongo"),
+    ("KBCTS_KAFKA__TOPIC", "a_b"),
+    ("KBCTS_KAFKA__TOPIC", "a" * 250),
+    ("KBCTS_KAFKA__BOOTSTRAP_SERVERS", ""),
+    ("KBCTS_KAFKA__SASL_PASSWORD", "used-nowhere"),
+    ("KBCTS_S3__PART_SIZE", str(5 * 1024**2 - 1)),
+    ("KBCTS_S3__PART_SIZE", "many"),
+    ("KBCTS_S3__ALLOWED_PATHS", ""),
+    ("KBCTS_S3__LOG_PATH", "cts/io/logs/"),
+    ("KBCTS_S3__LOG_PATH", "cts/"),
+    ("KBCTS_S3__LOG_PATH", "cts/{user}/logs"),
+    ("KBCTS_S3__PRESIGN_EXPIRY", "P8D"),
+    ("KBCTS_JOBS__HEARTBEAT_TIMEOUT", "29"),
+    ("KBCTS_JOBS__UPLOAD_BATCH", "0"),
+    ("KBCTS_LOGGING__LEVEL", "LOUD"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value"), WRONG_VALUES)
+def test_a_wrong_value_is_one_problem_that_names_setting_and_variable(variable: str, value: str) -> None:
+    problems = problems_of(TEMPLATE, with_env(**{variable: value}))
+    dotted = variable.removeprefix("KBCTS_").lower().replace("__", ".")
+    assert set(problems) == {f"{dotted} (from {variable})"}
+    (problem,) = problems.values()
+    assert problem.todo
+    assert "hunter2" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/cts/",
+        "Bucket/a/",
+        "ct/",
+        "cts//a/",
+        "cts/../a",
+        "cts/{user}/{user}",
+        "cts/{usr}",
+        "{user}/a",
+        "cts/a;b",
+        "-a-/",
+    ],
+)
+def test_wrong_allowed_paths(path: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    data = dict(read_settings_file(TEMPLATE, REQUIRED).data)
+    s3 = data["s3"]
+    assert isinstance(s3, dict)
+    file.write_text(to_toml(data | {"s3": s3 | {"allowed_paths": [path]}}))
+    assert set(problems_of(file, {})) == {"s3.allowed_paths[0]"}
+
+
+@pytest.mark.parametrize("server", ["kafka", "kafka:0", "kafka:99999", ":9092", "http://kafka:9092", "a b:1"])
+def test_wrong_servers(server: str) -> None:
+    problems = problems_of(TEMPLATE, with_env(KBCTS_KAFKA_BOOTSTRAP_SERVERS=server))
+    assert set(problems) == {"kafka.bootstrap_servers[0]"}
+
+
+def test_what_one_setting_asks_of_another() -> None:
+    assert "auth.kbase_url" in problems_of(TEMPLATE, with_env(KBCTS_AUTH_KBASE_URL=""))
+    assert "auth.local_file" in problems_of(TEMPLATE, with_env(KBCTS_AUTH_KIND="local"))
+    local = load_settings(TEMPLATE, with_env(KBCTS_AUTH_KIND="local", KBCTS_AUTH_LOCAL_FILE="/etc/cts/users.json"))
+    assert local.auth.local_file == Path("/etc/cts/users.json")
+    assert "service.external_url" in problems_of(TEMPLATE, with_env(KBCTS_SERVICE_HOST="0.0.0.0"))
+    sasl = problems_of(TEMPLATE, with_env(KBCTS_KAFKA_SECURITY_PROTOCOL="SASL_SSL"))
+    assert set(sasl) == {"kafka.sasl_user", "kafka.sasl_password"}
+    assert load_settings(TEMPLATE, with_env(KBCTS_SERVICE_HOST="::1")).service.url == "http://[::1]:5000"
+
+
+def test_settings_never_change() -> None:
+    settings = load_settings(TEMPLATE, REQUIRED)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.service.port = 1  # type: ignore[misc]
