@@ -97,7 +97,8 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
 
         hints = _Hints()
         sites = _sites(settings, lambda job_id: hints.look(job_id, full=True))
-        relay = Relay(jobs, publisher, utc_now)
+        lease = settings.reconciler.lease.total_seconds()
+        relay = Relay(jobs, publisher, utc_now, lease=lease)
         jobs.on_owed = relay.wake
         step = ContainerJobs(
             jobs,
@@ -118,7 +119,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             utc_now,
             f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
             LoopConfig(
-                lease=settings.reconciler.lease.total_seconds(),
+                lease=lease,
                 poll_interval=settings.reconciler.poll_interval.total_seconds(),
                 max_backoff=settings.reconciler.max_backoff.total_seconds(),
                 concurrency=settings.reconciler.concurrency,
@@ -183,9 +184,10 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                 {
                     "database": database.check,
                     "s3": s3.check,
-                    "kafka": publisher.check,
                     "auth": authenticator.check,
                 },
+                # Without these the service still takes jobs and brings them to their end.
+                {"kafka": publisher.check, "crane": crane.check},
                 jobs,
             ),
         )
@@ -315,6 +317,7 @@ def _local_site(site: LocalSiteSettings, settings: Settings, changed: Callable[[
             info=info,
             work_dir=site.work_dir,
             cpus=site.cpus_at_once,
+            memory=site.memory_per_node,
             service_url=site.executor_url or settings.service.url,
             token_file=site.token_file,
             container_runtime=site.container_runtime,

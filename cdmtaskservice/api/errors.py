@@ -134,7 +134,7 @@ class ErrorReplies:
             error["apperror"] = kind.text
         if details is not None:
             error["request_validation_detail"] = details
-        return JsonResponse({"error": error}, status, headers)
+        return JsonResponse({"error": error}, int(status), headers)
 
 
 _INTERNAL = "Something went wrong in the service. The administrators can find out what, by the request_id"

@@ -8,9 +8,11 @@ from starlette.responses import Response
 
 from cdmtaskservice.api import models, openapi
 from cdmtaskservice.api.auth import GuardedRoute
+from cdmtaskservice.api.context import context_of
 from cdmtaskservice.api.metrics import CONTENT_TYPE_LATEST, HttpMetrics
 from cdmtaskservice.api.parts import Parts
 from cdmtaskservice.api.responses import JsonResponse
+from cdmtaskservice.auth.principal import Principal
 from cdmtaskservice.domain.errors import DependencyUnavailableError
 
 router = APIRouter(route_class=GuardedRoute, tags=[openapi.HEALTH])
@@ -30,11 +32,21 @@ async def live() -> Response:
     summary="Ready?",
     responses={503: {"model": models.Readiness | models.ErrorReply, "description": "Not ready"}},
 )
-async def ready(parts: Parts) -> Response:
-    """Whether everything that the service needs answers, one entry each."""
+async def ready(request: Request, parts: Parts) -> Response:
+    """Whether what the service cannot work without answers. Every dependency has an entry, also those without which
+    only messages or new images wait. Why one does not answer, is for administrators and the log."""
     states = await parts.health.ready()
-    all_ok = all(s.ok for s in states)
-    entries = [{"name": s.name, "ok": s.ok} | ({} if s.detail is None else {"detail": s.detail}) for s in states]
+    caller = context_of(request.scope).caller
+    in_full = isinstance(caller, Principal) and parts.authentication.is_admin(caller)
+    entries: list[dict[str, object]] = []
+    for state in states:
+        entry: dict[str, object] = {"name": state.name, "ok": state.ok, "required": state.required}
+        if not state.ok:
+            _log.warning("dependency_not_ready", name=state.name, detail=state.detail)
+        if in_full and state.detail is not None:
+            entry["detail"] = state.detail
+        entries.append(entry)
+    all_ok = all(s.ok for s in states if s.required)
     return JsonResponse({"ready": all_ok, "dependencies": entries}, 200 if all_ok else 503)
 
 

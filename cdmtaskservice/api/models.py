@@ -246,7 +246,8 @@ class Dependency(Reply):
 
     name: str
     ok: bool
-    detail: str | Left = Field(default=None, description="Why not")
+    required: bool = Field(description="Whether the service is not ready without it")
+    detail: str | Left = Field(default=None, description="Why not; for administrators")
 
 
 class Readiness(Reply):

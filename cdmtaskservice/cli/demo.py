@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import signal
 import sys
@@ -14,9 +15,9 @@ from pathlib import Path
 from rich.console import Console
 
 from cdmtaskservice.cli.demo_story import Story
-from cdmtaskservice.embedded.image import push_seqtool
+from cdmtaskservice.embedded.image import Pushed, push_seqtool
 from cdmtaskservice.embedded.part import PartFailed
-from cdmtaskservice.embedded.service import EmbeddedService
+from cdmtaskservice.embedded.service import BUCKET, EmbeddedService
 from cdmtaskservice.embedded.stack import EmbeddedStack, PartsMissing, RootBusy
 
 _LONGEST_ROOT = 60
@@ -66,22 +67,33 @@ def _demo(console: Console, root: Path, *, keep: bool) -> None:
             console.print(f"   {'CDM Task Service':34} {service.url}   Swagger UI: {service.url}/docs\n")
             asyncio.run(Story(console, stack, service, image).tell())
             if keep:
-                _explain(console, service)
+                _explain(console, stack, service, image)
                 signal.pause()
         finally:
             service.stop()
 
 
-def _explain(console: Console, service: EmbeddedService) -> None:
-    ann = service.home.parent / "ann.token"
+def _explain(console: Console, stack: EmbeddedStack, service: EmbeddedService, image: Pushed) -> None:
+    s3 = stack.s3
+    job = {
+        "cluster": "local",
+        "image": image.by_tag,
+        "params": {"args": ["stats", {"type": "input_files", "input_files_format": "space_separated_list"}]},
+        "input_files": [f"{BUCKET}/ann/reads/sample1.fasta"],
+        "output_dir": f"{BUCKET}/ann/results/mine",
+    }
+    console.print(f"\n[bold]Everything stays up until Ctrl-C.[/bold] Swagger UI: {service.url}/docs\n")
     console.print(
-        f"\n[bold]Everything stays up until Ctrl-C.[/bold] Swagger UI: {service.url}/docs\n\n"
-        f"  TOKEN=$(cat {ann})          # a scientist; admin.token beside it is an administrator's\n"
-        f'  curl -H "Authorization: Bearer $TOKEN" {service.url}/whoami\n'
-        f'  curl -H "Authorization: Bearer $TOKEN" {service.url}/jobs\n'
-        f"  curl {service.url}/sites\n"
-        f"  curl {service.url}/images\n",
-        markup=True,
+        f"  export URL={service.url} TOKEN=$(cat {service.home.parent}/ann.token)   # admin.token beside it: an "
+        "administrator\n"
+        f"  curl -H \"Authorization: Bearer $TOKEN\" $URL/jobs -H 'Content-Type: application/json' -d '"
+        f"{json.dumps(job)}'\n"
+        '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs/JOB_ID          # the job and its outputs\n'
+        '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs/JOB_ID/log/0/stdout\n'
+        '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs                 # all of your jobs\n\n'
+        f"  S3 at {s3.url}: your files go to {BUCKET}/ann/, with a CRC64NVME checksum each (see docs/user-guide.md)\n"
+        f"  export AWS_ACCESS_KEY_ID={s3.access_key} AWS_SECRET_ACCESS_KEY={s3.secret_key}\n",
+        markup=False,
     )
 
 

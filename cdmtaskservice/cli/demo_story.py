@@ -121,7 +121,7 @@ class Story:
         first = b"".join([chunk async for chunk in s3.read(job["outputs"][0]["file"])])
         self._console.print(f"\n   {job['outputs'][0]['file']}:")
         self._print_text(first.decode())
-        await self._show_log(ann, job_id, 0, "stderr")
+        await self._show_log(ann, job_id, 0, "stdout")
         self._console.print(
             f"   CPU hours {job.get('cpu_hours', 0):.6f}   CPU factor {job.get('cpu_factor', 0):.3f}   "
             f"most memory {job.get('max_memory', 0) / 1e6:.1f} MB\n"

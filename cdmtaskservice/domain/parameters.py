@@ -351,4 +351,11 @@ class Parameters(StrictModel):
             path = getattr(self, name)
             if path is not None and mounts.setdefault(path, name) != name:
                 raise ValueError(f"{mounts[path]} and {name} are both {shown(path)}: they must differ")
+        for name in ("output_mount_point", "refdata_mount_point"):
+            path = getattr(self, name)
+            if path is not None and path.startswith(f"{self.input_mount_point}/"):
+                raise ValueError(
+                    f"{name} {shown(path)} is below input_mount_point {shown(self.input_mount_point)}, where nothing "
+                    "else can be mounted as it is read-only: move one of them"
+                )
         return self

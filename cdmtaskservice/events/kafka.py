@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import json
 from collections.abc import Mapping
@@ -103,7 +104,7 @@ class KafkaPublisher:
                 await admin.start()
                 topics = await admin.list_topics()
                 if self._config.topic not in topics:
-                    await admin.create_topics([NewTopic(self._config.topic, -1, -1)])
+                    await admin.create_topics([NewTopic(self._config.topic, -1, -1, {})])
         except TopicAlreadyExistsError:
             return
         except (KafkaError, OSError, TimeoutError) as e:
@@ -136,6 +137,11 @@ async def _stop(producer: Any) -> None:
             await producer.stop()
     except (KafkaError, OSError, TimeoutError) as e:
         _log.info("kafka_producer_not_stopped", error=repr(e))
+        # It waits for messages to be sent, which may never be, and would go on trying beside its successors.
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):
+            async with asyncio.timeout(2):
+                await producer.client.close()
+                await producer._sender.close()
 
 
 async def _close_admin(admin: Any) -> None:

@@ -153,10 +153,10 @@ class Container:
     def _ended(
         self, watch: _Watch, client: subprocess.Popen[bytes], captures: Sequence[LogCapture], stderr: str
     ) -> Ran:
+        wall = time.monotonic() - watch.launched
         last = self._runtime.inspect(self._spec.name) if self._runtime.named else None
         reading = self._meter.read()
         code = client.returncode
-        wall = time.monotonic() - watch.launched
         if last is None and watch.has_started:
             # The engine does not answer just now; its client has passed the exit code on.
             self._log.event("container_not_inspected", client_exit_code=code)
@@ -174,7 +174,8 @@ class Container:
                     f"the client of {self._runtime.name} ended with {code} while the container ran on: {tail(stderr)}",
                 )
             code = last.exit_code
-            if last.finished is not None and last.finished >= last.started:
+            # What a cgroup of ours has counted includes the container's start, and so must the wall time beside it.
+            if not self._meter.exact and last.finished is not None and last.finished >= last.started:
                 wall = last.finished - last.started
         if code < 0:
             code = 128 - code

@@ -18,6 +18,9 @@ from .failures import ContainerFailure
 LONGEST_PATH = 1024
 """Bytes. No S3 key can be longer, and a directory that is nested deeper is not walked."""
 
+MOST_OUTPUTS = 10_000
+"""Files. The service takes no longer list of outputs from one container."""
+
 _NAMED = 10
 """How many refused outputs an error names."""
 
@@ -41,14 +44,15 @@ class Output:
 
 
 class OutputRefused(ContainerFailure):
-    """An output is not a regular file that is the container's alone, or has no name that S3 could take."""
+    """An output is not a regular file that is the container's alone, or has no name that S3 could take; or there are
+    too many of them."""
 
 
 def walk(root: str) -> Sequence[Output]:
     """The outputs below the directory `root`, sorted by path.
 
     Raises OutputRefused, naming up to ten: links of any kind out of the directory, FIFOs, sockets, devices, names
-    that are not UTF-8 or too long.
+    that are not UTF-8 or too long; more files than `MOST_OUTPUTS`.
     """
     found: list[Output] = []
     refused: list[str] = []
@@ -80,6 +84,11 @@ def walk(root: str) -> Sequence[Output]:
             + ", ".join(sorted(refused)[:_NAMED])
             + more
             + "."
+        )
+    if len(found) > MOST_OUTPUTS:
+        raise OutputRefused(
+            f"There are {len(found)} files in the output directory, more than the {MOST_OUTPUTS} that one container "
+            "may leave. Pack them into archives, or use more containers."
         )
     return sorted(found, key=lambda o: o.path)
 

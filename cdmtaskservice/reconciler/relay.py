@@ -61,17 +61,15 @@ class Relay:
         delay = self._interval
         while not self._stopping:
             self._wake.clear()
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self._concurrency):
-                        group.create_task(self._drain())
-                delay = self._interval
-            except* DependencyUnavailableError as e:
-                delay = min(2 * delay, 10.0)
-                _log.warning("publishing_waits", error=str(e.exceptions[0]))
-            except* Exception:
-                delay = min(2 * delay, 10.0)
-                _log.exception("publishing_failed")
+            # One that fails must not cancel the others: a lease that is being taken then would be held by nobody.
+            drains = await asyncio.gather(*(self._drain() for _ in range(self._concurrency)), return_exceptions=True)
+            faults = [e for e in drains if isinstance(e, Exception)]
+            delay = min(2 * delay, 10.0) if faults else self._interval
+            for fault in faults:
+                if isinstance(fault, DependencyUnavailableError):
+                    _log.warning("publishing_waits", error=fault.message)
+                else:
+                    _log.error("publishing_failed", exc_info=fault)
             if self._stopping:
                 return
             try:

@@ -148,7 +148,8 @@ class AdminJobs:
             )
         if not job.cleaned:
             await self._site(job).clean(job_id)
-            await self._jobs.set_fields(job_id, {"cleaned": 1})
+            if job.state.is_terminal:  # else there will be more to clean
+                await self._jobs.set_fields(job_id, {"cleaned": 1})
 
     def _site(self, job: JobRecord) -> Site:
         if job.site not in self._sites:

@@ -26,11 +26,13 @@ class ServiceInfo:
 
 @dataclass(frozen=True)
 class DependencyState:
-    """Whether a dependency answers; `detail` says why not."""
+    """Whether a dependency answers; `detail` says why not. Without one that is not required the service can still take
+    jobs and bring them to their end."""
 
     name: str
     ok: bool
     detail: str | None = None
+    required: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,24 +46,32 @@ class Gauges:
 class Health:
     """Asks every dependency, all at once."""
 
-    def __init__(self, checks: Mapping[str, Callable[[], Awaitable[None]]], jobs: JobStore) -> None:
-        """checks: by the dependency's name, a call that raises where it does not answer."""
-        self._checks = checks
+    def __init__(
+        self,
+        required: Mapping[str, Callable[[], Awaitable[None]]],
+        optional: Mapping[str, Callable[[], Awaitable[None]]],
+        jobs: JobStore,
+    ) -> None:
+        """required, optional: by the dependency's name, a call that raises where it does not answer."""
+        self._required = required
+        self._optional = optional
         self._jobs = jobs
 
     async def ready(self) -> Sequence[DependencyState]:
         """The state of every dependency."""
-        return await asyncio.gather(*(self._ask(name, check) for name, check in self._checks.items()))
+        asked = [self._ask(name, check, True) for name, check in self._required.items()]
+        asked += [self._ask(name, check, False) for name, check in self._optional.items()]
+        return await asyncio.gather(*asked)
 
     async def gauges(self) -> Gauges:
         """Numbers for the metrics. Raises: DependencyUnavailableError."""
         return Gauges(await self._jobs.counts(), await self._jobs.count_owed())
 
     @staticmethod
-    async def _ask(name: str, check: Callable[[], Awaitable[None]]) -> DependencyState:
+    async def _ask(name: str, check: Callable[[], Awaitable[None]], required: bool) -> DependencyState:
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):
                 await check()
         except Exception as e:
-            return DependencyState(name, False, str(e) or type(e).__name__)
-        return DependencyState(name, True)
+            return DependencyState(name, False, str(e) or type(e).__name__, required)
+        return DependencyState(name, True, required=required)

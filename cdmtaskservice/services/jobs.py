@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Literal
 
@@ -109,9 +110,10 @@ class Jobs:
             ) from e
 
         async def rest() -> AsyncIterator[bytes]:
-            yield first
-            async for chunk in chunks:
-                yield chunk
+            async with aclosing(chunks):  # whoever reads may go away in the middle
+                yield first
+                async for chunk in chunks:
+                    yield chunk
 
         return rest()
 

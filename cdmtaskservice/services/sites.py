@@ -14,6 +14,9 @@ from cdmtaskservice.store.sites import SiteStore
 
 _log = structlog.get_logger(__name__)
 
+_PATIENCE = 60.0
+"""Seconds for a site to say how it is."""
+
 
 @dataclass(frozen=True)
 class SiteView:
@@ -42,7 +45,7 @@ class Sites:
 
     async def _watch(self, name: str, site: Site) -> None:
         while True:
-            health = await site.health()
+            health = await _ask(site)
             if health != self._health[name]:
                 _log.info("site_health", site=name, available=health.available, reason=health.reason)
             self._health[name] = health
@@ -71,3 +74,15 @@ class Sites:
         health = self._health[name]
         if not health.available:
             raise SiteUnavailableError(f"The site {name} is not available now: {health.reason}; try again later")
+
+
+async def _ask(site: Site) -> SiteHealth:
+    """The site's health, whatever its engine does."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await site.health()
+    except TimeoutError:
+        return SiteHealth(False, f"The site did not say within {_PATIENCE:.0f} seconds how it is")
+    except Exception:
+        _log.exception("site_health_failed", site=site.info.name)
+        return SiteHealth(False, "The site cannot say how it is; the service's log has the reason")

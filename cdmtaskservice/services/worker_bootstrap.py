@@ -65,6 +65,8 @@ def archive_url(arguments: list[str]) -> str:
             return arguments[i + 1].rstrip("/") + ARCHIVE
         if argument.startswith("--url="):
             return argument[len("--url=") :].rstrip("/") + ARCHIVE
+    if os.environ.get("CTS_EXECUTOR_URL"):
+        return os.environ["CTS_EXECUTOR_URL"].rstrip("/") + ARCHIVE
     give_up(CONFIGURATION, "neither --url nor CTS_CODE_ARCHIVE_URL says where the executor's code is")
     raise AssertionError("unreachable")
 

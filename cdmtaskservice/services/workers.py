@@ -346,11 +346,10 @@ class Workers:
     async def _store_outputs(
         self, job_id: str, number: int, attempt: int | None, outputs: OutputFiles
     ) -> OutputFiles | None:
-        """Keep outputs that are too many for the container's own document."""
-        if attempt is None:
-            container = await self._containers.get(job_id, number)
-            attempt = container.attempt if container else 1
-        await self._files.put_outputs(job_id, outputs, container=number, attempt=attempt)
+        """Keep outputs that are too many for the container's own document, unless it is over: then others stand."""
+        container = await self._containers.get(job_id, number)
+        if container is not None and attempt in {None, container.attempt} and not container.state.is_terminal:
+            await self._files.put_outputs(job_id, outputs, container=number, attempt=container.attempt)
         return None
 
     # Looking things up

@@ -85,7 +85,7 @@ class RoleNames(Section):
     admin: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], comma_separated] = ("CTS_ADMIN",)
     """Roles that make an administrator: any of these, together with both staff and nersc."""
     staff: str = Field(default="KBASE_STAFF", min_length=1)
-    """The role that may submit to HTCondor sites."""
+    """The role that may submit to local sites and, with other roles, to all others."""
     nersc: str = Field(default="HAS_NERSC_ACCOUNT", min_length=1)
     """The role that, together with staff, may submit to JAWS sites."""
     executor: str = Field(default="CTS_EXTERNAL_EXECUTOR", min_length=1)
@@ -286,8 +286,8 @@ class ReconcilerSettings(Section):
     concurrency: int = Field(default=8, ge=1, le=1000)
     """How many jobs are looked at at once."""
     orphan_age: Duration = Field(default=timedelta(days=1), ge=timedelta(minutes=1))
-    """How old files without a job, or without an end to their upload, must be before they are cleaned away, in seconds
-    or as an ISO 8601 duration."""
+    """How old what a submission left that never became a job must be before it is cleaned away, in seconds or as an ISO
+    8601 duration."""
 
 
 class LoggingSettings(Section):

@@ -29,7 +29,9 @@ def journal(what: str, name: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("command", nargs="?")
-    for option in ("url", "token-file", "job", "container", "attempt", "runtime", "runtime-path", "keep-trying"):
+    for option in ("url", "token-file", "job", "container", "attempt", "runtime", "runtime-path"):
+        parser.add_argument(f"--{option}")
+    for option in ("keep-trying", "stop-grace", "refdata-dir"):
         parser.add_argument(f"--{option}")
     parser.add_argument("--work-dir", type=Path)
     options = parser.parse_args()
@@ -61,6 +63,7 @@ def main() -> int:
         time.sleep(0.002)
     code = int((next(g for g in go if g.exists())).read_text() or 0)
     print(f"exiting with {code}", file=sys.stderr)
+    print(json.dumps({"event": "over"}), file=sys.stderr)
     shutil.rmtree(options.work_dir)
     journal("end", name)
     return code

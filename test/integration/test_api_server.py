@@ -136,10 +136,12 @@ async def test_log_that_breaks_off_is_seen_to_be_incomplete(served: Served) -> N
 
 async def test_client_that_leaves_ends_its_log(served: Served) -> None:
     served.services.jobs.log_chunks = [b"x" * 65536] * 10_000
-    async with httpx.AsyncClient(base_url=served.url, headers={"Authorization": "Bearer ann"}) as http:
-        async with http.stream("GET", "/jobs/job1/log/0/stdout") as response:
-            assert response.status_code == 200
-            await anext(response.aiter_raw())
+    async with (
+        httpx.AsyncClient(base_url=served.url, headers={"Authorization": "Bearer ann"}) as http,
+        http.stream("GET", "/jobs/job1/log/0/stdout") as response,
+    ):
+        assert response.status_code == 200
+        await anext(response.aiter_raw())
     async with asyncio.timeout(20):
         while not served.services.jobs.log_closed:
             await asyncio.sleep(0.01)

@@ -54,11 +54,11 @@ async def test_the_executor_is_told_what_it_needs_and_nothing_else(
     monkeypatch.setenv("KBCTS_S3_SECRET", "hush")
     run = Run("job", 3, 2)
     bench.go()
-    async with bench.site() as site:
+    async with bench.site(refdata_dir=bench.directory / "refdata") as site:
         await site.submit([request(run)])
         await until(lambda: all_ended(site, [run]))
     environment = json.loads((bench.control / "environment.job.3.2").read_text())
-    allowed = {"PATH", "HOME", "LANG", "LC_CTYPE", "XDG_RUNTIME_DIR", "PYTHONPATH", "PYTHONSAFEPATH"}
+    allowed = {"PATH", "HOME", "LANG", "LC_CTYPE", "XDG_RUNTIME_DIR", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUTF8"}
     assert environment.keys() - allowed == {"CTS_TEST_CONTROL"}
     arguments = json.loads((bench.control / "arguments.job.3.2").read_text())[1:]
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
@@ -71,6 +71,8 @@ async def test_the_executor_is_told_what_it_needs_and_nothing_else(
         "--work-dir": str(bench.work_dir / "runs" / "job.3.2" / "work"),
         "--runtime": "auto",
         "--keep-trying": "86400",
+        "--stop-grace": "0.3",
+        "--refdata-dir": str(bench.directory / "refdata"),
         "--runtime-path": str(bench.runtime),
     }
 
@@ -315,7 +317,7 @@ async def test_runner_status_tells_no_secret(bench: Bench) -> None:
         "memory": 10**6,
         "gpus": 0,
         "exit_code": 2,
-        "log": ["Authorization: Bearer … the token is …", "exiting with 2"],
+        "log": ["Authorization: Bearer … the token is …", "exiting with 2", '{"event": "over"}'],
     }
 
 
@@ -374,6 +376,27 @@ async def test_an_interpreter_that_is_not_there_costs_no_attempt(bench: Bench) -
         await until(lambda: all_ended(site, [run]))
         assert (await site.health()).available
     assert bench.told("start") == ["job.0.1"]
+
+
+async def test_the_real_executor_says_why_it_gave_up(bench: Bench) -> None:
+    run = Run("job", 0, 1)
+    async with bench.site(executor=("-m", "cdmtaskservice.executor"), keep_trying=0.0) as site:
+        await site.submit([request(run)])
+        await until(lambda: all_ended(site, [run]))
+        detail = (await site.poll([run]))[run].detail
+        assert "exited with 75; it said last: the service did not answer /work" in str(detail)
+        assert not (bench.work_dir / "runs" / "job.0.1" / "work").exists()
+
+
+async def test_the_real_cleanup_follows_a_killed_executor(bench: Bench) -> None:
+    run = Run("job", 0, 1)
+    work = bench.work_dir / "runs" / "job.0.1" / "work"
+    async with bench.site(executor=("-m", "cdmtaskservice.executor")) as site:
+        await site.submit([request(run)])
+        await until(lambda: (work / "aside").exists())
+        os.kill(bench.pid(run), signal.SIGKILL)
+        await until(lambda: all_ended(site, [run]))
+        assert not work.exists()
 
 
 async def test_a_directory_that_is_away_says_nothing_of_any_run(bench: Bench) -> None:

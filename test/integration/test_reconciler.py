@@ -357,7 +357,7 @@ async def test_a_container_that_failed_is_not_run_again_because_its_logs_were_lo
         job = await quick.until_state(S.ERROR)
     assert states(job) == [S.CREATED, *BAD]
     assert job.error == (
-        "1 of 1 containers failed; container 0: it ended with exit code 3; its worker was lost before the logs were "
+        "1 of 1 containers failed; container 0: exit code 3; its worker was lost before the logs were "
         "kept, because its worker ended without a result: the node went down"
     )
     assert set(quick.site.starts) == {R}

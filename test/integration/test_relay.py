@@ -17,6 +17,7 @@ from mongomock_motor import AsyncMongoMockClient
 
 from cdmtaskservice.domain.records import Transition
 from cdmtaskservice.domain.states import JobState
+from cdmtaskservice.embedded.stack import create_topic
 from cdmtaskservice.events.kafka import BrokerUnavailableError, KafkaConfig, KafkaPublisher, message
 from cdmtaskservice.reconciler.relay import Relay
 from cdmtaskservice.store.database import Database, StoreUnavailableError
@@ -218,7 +219,9 @@ async def test_a_transition_that_is_made_while_its_job_is_published_is_owed(jobs
 
 @pytest.fixture
 async def kafka(stack):
-    publisher = KafkaPublisher(KafkaConfig(stack.kafka_bootstrap, f"relay-{uuid.uuid4().hex}", timeout=2.0))
+    topic = f"relay-{uuid.uuid4().hex}"
+    await create_topic(stack.kafka_bootstrap, topic)
+    publisher = KafkaPublisher(KafkaConfig(stack.kafka_bootstrap, topic, timeout=2.0))
     yield publisher
     async with asyncio.timeout(10):
         await publisher.close()
@@ -247,9 +250,23 @@ async def read(stack, publisher: KafkaPublisher, at_least: int) -> list[tuple[st
 
 def test_a_message_is_what_the_contract_says():
     body = json.loads(message("j", Transition(S.CREATED, START.replace(microsecond=5000), "t-1")))
-    assert body == {"job_id": "j", "state": "created", "time": "2030-01-01T12:00:00.005Z", "trans_id": "t-1"}
+    time_ = body.pop("time")
+    assert body == {"job_id": "j", "state": "created", "trans_id": "t-1"}
+    assert time_.endswith("Z")
+    assert datetime.datetime.fromisoformat(time_) == START.replace(microsecond=5000)
 
 
+async def test_a_topic_that_is_missing_is_made(stack):
+    publisher = KafkaPublisher(KafkaConfig(stack.kafka_bootstrap, f"relay-{uuid.uuid4().hex}", timeout=5.0))
+    try:
+        await publisher.check()
+        await publisher.publish("j", Transition(S.CREATED, START, "t-1"))
+        assert len(await read(stack, publisher, 1)) == 1
+    finally:
+        await publisher.close()
+
+
+@pytest.mark.parametrize("jobs", ["mongomock"], indirect=True)
 async def test_the_broker_is_told_all_in_order_with_the_job_as_key(jobs, stack, kafka):
     ids = ["a", "b", "c"]
     async with running(relay(jobs, kafka)):
@@ -263,9 +280,8 @@ async def test_the_broker_is_told_all_in_order_with_the_job_as_key(jobs, stack, 
         assert told == [message(job_id, t) for t in job.transitions]
 
 
+@pytest.mark.parametrize("jobs", ["mongomock"], indirect=True)
 async def test_an_outage_of_the_broker_loses_nothing(jobs, stack, kafka):
-    if "mock" in type(jobs._jobs).__name__.lower():
-        pytest.skip("once is enough")
     async with running(relay(jobs, kafka)):
         await make(jobs, "before")
         await published(jobs)
@@ -313,17 +329,14 @@ async def test_a_broker_that_hangs_is_not_waited_for(stack, kafka):
     assert {"t-1", "t-4"} <= {body["trans_id"] for _, body in found}
 
 
-async def test_closing_while_the_broker_hangs_ends(stack):
-    publisher = KafkaPublisher(KafkaConfig(stack.kafka_bootstrap, f"relay-{uuid.uuid4().hex}", timeout=2.0))
-    await publisher.publish("j", Transition(S.CREATED, START, "t-1"))
+async def test_closing_while_the_broker_hangs_ends(stack, kafka):
+    await kafka.publish("j", Transition(S.CREATED, START, "t-1"))
     stack.broker.suspend()
-    sending = asyncio.create_task(publisher.publish("j", Transition(S.CREATED, START, "t-2")))
+    sending = asyncio.create_task(kafka.publish("j", Transition(S.CREATED, START, "t-2")))
     await asyncio.sleep(0)
     start = time.monotonic()
-    await publisher.close()
+    await kafka.close()
     assert time.monotonic() - start < 5
     with contextlib.suppress(BrokerUnavailableError):
         await sending
     stack.broker.resume()
-    async with asyncio.timeout(10):
-        await publisher.close()

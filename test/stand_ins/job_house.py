@@ -179,7 +179,7 @@ class JobHouse:
         if state is S.UPLOAD_SUBMITTING:
             more = {"exit_code": 0, "usage": Usage(3.0, 6.0, 1000 + run.container)}
         elif state is S.ERROR_PROCESSING_SUBMITTING:
-            more = {"exit_code": 3, "usage": Usage(1.0, 1.0, 500), "error": "it ended with exit code 3"}
+            more = {"exit_code": 3, "usage": Usage(1.0, 1.0, 500), "error": "exit code 3"}
         elif state is S.ERROR:
             more = {"error": "it ended with exit code 3", "admin_error": "in full"}
         elif state is S.COMPLETE:

@@ -16,7 +16,7 @@ _homes = itertools.count()
 
 QUICK = {
     # Nothing waits longer than it must for a test, and every process that dies is missed soon.
-    "KBCTS_RECONCILER__LEASE": "3",
+    "KBCTS_RECONCILER__LEASE": "2",
     "KBCTS_RECONCILER__POLL_INTERVAL": "0.2",
     "KBCTS_RECONCILER__LOOK_DELAY": "1",
     "KBCTS_RECONCILER__MAX_BACKOFF": "2",

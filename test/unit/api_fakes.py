@@ -353,7 +353,7 @@ class FakeWorkers(Fake):
 class FakeHealth(Fake):
     def __init__(self) -> None:
         super().__init__()
-        self.states = [DependencyState("mongodb", True), DependencyState("kafka", True)]
+        self.states = [DependencyState("mongodb", True), DependencyState("kafka", True, required=False)]
 
     async def ready(self) -> Sequence[DependencyState]:
         self.note("ready")

@@ -12,8 +12,13 @@ import structlog
 from structlog.testing import capture_logs
 
 from cdmtaskservice.api.models import ErrorReply
-from cdmtaskservice.domain.errors import DependencyUnavailableError, IllegalParameterError
-from test.unit.api_fakes import JOB_INPUT, NOW_TEXT, Client, FakeServices
+from cdmtaskservice.domain.errors import (
+    CTSError,
+    DependencyUnavailableError,
+    IllegalParameterError,
+    NoSuchJobError,
+)
+from test.unit.api_fakes import JOB_INPUT, NOW, NOW_TEXT, Client, FakeServices
 
 JSON = {"Content-Type": "application/json"}
 
@@ -42,6 +47,43 @@ def _error(response: httpx.Response) -> dict[str, Any]:
     assert error["request_id"] == response.headers["x-request-id"]
     assert error["httpcode"] == response.status_code
     return error
+
+
+def _all_errors() -> list[type[CTSError]]:
+    found: list[type[CTSError]] = []
+    for kind in CTSError.__subclasses__():
+        found += [kind, *kind.__subclasses__()]
+    return found
+
+
+@pytest.mark.parametrize("kind", _all_errors(), ids=lambda kind: kind.__name__)
+async def test_every_error_has_its_code(kind: type[CTSError], services: FakeServices, client: Client) -> None:
+    services.jobs.raises["get"] = kind("the secret reason")
+    response = await client.get("/jobs/job1", "ann")
+    error = ErrorReply.model_validate_json(response.content).error
+    assert response.status_code == error.httpcode == kind.http_status
+    assert error.httpstatus == kind.http_status.phrase
+    assert error.time == NOW
+    assert error.request_id == response.headers["x-request-id"]
+    if kind.error_type is not None:
+        assert (error.appcode, error.apperror) == (kind.error_type.code, kind.error_type.text)
+    else:
+        assert "appcode" not in response.text
+        assert "apperror" not in response.text
+    if kind.http_status >= 500:
+        assert "secret" not in response.text
+        assert int(response.headers["retry-after"]) > 0
+    else:
+        assert error.message == "the secret reason"
+
+
+async def test_subclasses_keep_the_code_of_their_parent(services: FakeServices, client: Client) -> None:
+    class VanishedJobError(NoSuchJobError):
+        """A kind of error that nobody has told the API of."""
+
+    services.jobs.raises["get"] = VanishedJobError("It was here")
+    response = await client.get("/jobs/job1", "ann")
+    assert (response.status_code, response.json()["error"]["appcode"]) == (404, 40040)
 
 
 async def test_unknown_url(client: Client) -> None:

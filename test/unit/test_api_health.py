@@ -43,18 +43,35 @@ async def test_ready(client: Client) -> None:
     assert response.status_code == 200
     assert response.json() == {
         "ready": True,
-        "dependencies": [{"name": "mongodb", "ok": True}, {"name": "kafka", "ok": True}],
+        "dependencies": [
+            {"name": "mongodb", "ok": True, "required": True},
+            {"name": "kafka", "ok": True, "required": False},
+        ],
     }
 
 
 async def test_not_ready(services: FakeServices, client: Client) -> None:
-    services.health.states = [DependencyState("mongodb", True), DependencyState("kafka", False, "no broker")]
+    services.health.states = [DependencyState("mongodb", False, "no server"), DependencyState("kafka", True)]
     response = await client.get("/health/ready")
     assert response.status_code == 503
     assert response.json() == {
         "ready": False,
-        "dependencies": [{"name": "mongodb", "ok": True}, {"name": "kafka", "ok": False, "detail": "no broker"}],
+        "dependencies": [
+            {"name": "mongodb", "ok": False, "required": True},
+            {"name": "kafka", "ok": True, "required": True},
+        ],
     }
+    as_admin = (await client.get("/health/ready", "admin")).json()
+    assert as_admin["dependencies"][0]["detail"] == "no server"
+    assert "no server" not in (await client.get("/health/ready", "ann")).text
+
+
+async def test_ready_without_what_only_delays(services: FakeServices, client: Client) -> None:
+    services.health.states = [DependencyState("mongodb", True), DependencyState("kafka", False, "gone", required=False)]
+    response = await client.get("/health/ready")
+    assert response.status_code == 200
+    assert response.json()["ready"] is True
+    assert response.json()["dependencies"][1] == {"name": "kafka", "ok": False, "required": False}
 
 
 async def _numbers(client: Client) -> dict[tuple[str, tuple[str, ...]], float]:

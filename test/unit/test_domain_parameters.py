@@ -75,7 +75,10 @@ def test_mount_points_that_are_refused(field: str, path: str, fault: str) -> Non
 def test_two_mounts_cannot_be_at_one_place() -> None:
     refused({"output_mount_point": "/input_files/"}, "input_mount_point and output_mount_point are both '/input_files'")
     refused({"refdata_mount_point": "/output_files"}, "output_mount_point and refdata_mount_point")
-    Parameters.model_validate({"input_mount_point": "/w", "output_mount_point": "/w/out"})
+    refused({"input_mount_point": "/w", "output_mount_point": "/w/out"}, "below input_mount_point")
+    refused({"refdata_mount_point": "/input_files/ref"}, "below input_mount_point")
+    Parameters.model_validate({"input_mount_point": "/w/in", "output_mount_point": "/w"})
+    Parameters.model_validate({"input_mount_point": "/w", "output_mount_point": "/w2"})
 
 
 @pytest.mark.parametrize(

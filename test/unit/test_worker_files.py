@@ -211,7 +211,7 @@ def test_an_unavailable_service_is_tried_again_and_a_refusal_is_not(worker: Work
     sha256 = hashlib.sha256(archive).hexdigest()
     assert worker.run("--url", server.url, CTS_CODE_ARCHIVE_SHA256=sha256)[0] == 7
     server.answers = [404]
-    code, output = worker.run("--url", server.url)
+    code, output = worker.run(CTS_EXECUTOR_URL=server.url)
     assert code == 69
     assert "was answered 404" in output
 

@@ -22,7 +22,8 @@ class LocalSiteConfig:
     container_runtime: `auto`, `podman`, `docker` or `apptainer`; container_runtime_path: its executable.
     keep_trying: seconds for which an executor goes on asking a service that does not answer.
     python: the interpreter of the executors; it needs `awscrt`.
-    grace: seconds between SIGTERM and SIGKILL.
+    refdata_dir: holds reference data, a directory for each ID. cache_dir: what an Apptainer keeps of images.
+    grace: seconds between SIGTERM and SIGKILL; two thirds of it are the container's own.
     stop_with_service: whether running executors end when the service stops, rather than run on.
     extra_environment: given to the executors beside PATH, HOME and LANG.
     memory: bytes of memory that may be in use at once, None for no bound.
@@ -40,6 +41,8 @@ class LocalSiteConfig:
     token_file: Path
     container_runtime: str = "auto"
     container_runtime_path: Path | None = None
+    refdata_dir: Path | None = None
+    cache_dir: Path | None = None
     keep_trying: float = 86400.0
     python: str = sys.executable
     grace: float = 15.0

@@ -15,6 +15,7 @@ last one stopped, wherever that was:
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -35,6 +36,7 @@ from cdmtaskservice.sites.local.runs import LOG, Over, RunFiles, StoredRun, run_
 _log = structlog.get_logger(__name__)
 
 _LAST_WORDS = 300
+_LAST_LINES = 8192
 _UNNAMED_RETRY = 0.05
 _START_RETRY = (1.0, 60.0)
 
@@ -331,8 +333,18 @@ class Engine:
         return words
 
     def _last_line(self, name: str) -> str:
-        lines = tail(self._files.path(name) / LOG, _LAST_WORDS).decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+        """What the executor said last, its farewell aside; of a line of its log only the reason."""
+        text = tail(self._files.path(name) / LOG, _LAST_LINES).decode(errors="replace")
+        for line in reversed(text.strip().splitlines()):
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = None
+            if not isinstance(event, dict):
+                return line[-_LAST_WORDS:]
+            if event.get("event") != "over":
+                return str(event.get("why") or event.get("error") or event.get("event"))[:_LAST_WORDS]
+        return ""
 
 
 def _readable(descriptor: int) -> bool:

@@ -68,10 +68,16 @@ def start_executor(
         "--attempt", str(run.attempt),
         "--work-dir", str(directory / WORK),
         "--runtime", config.container_runtime,
-        "--keep-trying", f"{config.keep_trying:g}",
+        "--keep-trying", f"{config.keep_trying:.0f}",
+        "--stop-grace", f"{config.grace * 2 / 3:.1f}",
     ]  # fmt: skip
-    if config.container_runtime_path is not None:
-        arguments += ["--runtime-path", str(config.container_runtime_path)]
+    for option, path in (
+        ("--runtime-path", config.container_runtime_path),
+        ("--refdata-dir", config.refdata_dir),
+        ("--cache-dir", config.cache_dir),
+    ):
+        if path is not None:
+            arguments += [option, str(path)]
     with (directory / LOG).open("ab") as log:
         process = subprocess.Popen(
             arguments,

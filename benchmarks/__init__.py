@@ -1,0 +1,1 @@
+"""How fast the service is on this machine, measured from outside: `python -m benchmarks`, or `make bench`."""

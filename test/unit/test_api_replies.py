@@ -1,0 +1,469 @@
+"""What the routes answer in full, and what they make of their parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from typing import Any
+
+import pytest
+
+from cdmtaskservice.api import models
+from cdmtaskservice.domain.errors import NoLogsError
+from cdmtaskservice.domain.filters import JobFilter
+from cdmtaskservice.domain.images import ImageApproval
+from cdmtaskservice.domain.jobs import JobInput
+from cdmtaskservice.domain.states import JobState
+from cdmtaskservice.domain.worker_calls import ContainerUpdate, Heartbeat, InputsRequest, UploadsComplete
+from test.unit.api_fakes import (
+    CALLERS,
+    CRC,
+    DIGEST,
+    JOB_INPUT,
+    NOW,
+    NOW_TEXT,
+    Client,
+    FakeServices,
+    container_record,
+    finished_job,
+    input_files,
+    job_record,
+)
+
+ANN, ADAM, EXEC, CONTAINER = (CALLERS[t] for t in ("ann", "admin", "executor", "container"))
+UPDATE = {"time": "2030-01-02T03:04:05Z"}
+BEAT = {"phase": "running", "bytes_done": 1, "bytes_total": 2}
+COMPLETE = {"files": [{"path": "o.txt", "crc64nvme": CRC, "upload_id": "u", "etags": ['"e"']}]}
+WORK = "/external_exec/jobs/job1/container/0"
+
+
+@pytest.fixture
+def services() -> FakeServices:
+    return FakeServices()
+
+
+@pytest.fixture
+def client(services: FakeServices) -> Client:
+    return Client(services)
+
+
+async def test_root(client: Client) -> None:
+    assert (await client.get("/")).json() == {
+        "service_name": "CDM Task Service",
+        "version": "0.0.0",
+        "git_hash": "0123abc",
+        "server_time": NOW_TEXT,
+        "notes": "For tests",
+    }
+
+
+async def test_whoami(client: Client) -> None:
+    paths = [{"path": "cts-data/", "perm": "write"}]
+    assert (await client.get("/whoami", "ann")).json() == {
+        "user": "ann",
+        "allowed_paths": [*paths, {"path": "home/ann/", "perm": "write"}],
+    }
+    assert (await client.get("/whoami", "admin")).json() == {
+        "user": "adam",
+        "roles": ["full_admin"],
+        "allowed_paths": [*paths, {"path": "home/adam/", "perm": "write"}],
+    }
+
+
+async def test_sites_are_shown_in_the_contracts_units(client: Client) -> None:
+    assert (await client.get("/sites")).json() == {
+        "sites": [
+            {
+                "cluster": "kbase",
+                "nodes": 2,
+                "cpus_per_node": 64,
+                "memory_per_node_gb": 256,
+                "max_runtime_min": 1440,
+                "notes": ["first come"],
+                "active": True,
+                "available": True,
+            },
+            {
+                "cluster": "perlmutter-jaws",
+                "nodes": 3072,
+                "cpus_per_node": 256,
+                "memory_per_node_gb": 492,
+                "max_runtime_min": 2880,
+                "gpus_per_node": 4,
+                "notes": [],
+                "active": False,
+                "available": False,
+                "unavailable_reason": "JAWS does not answer",
+            },
+        ]
+    }
+
+
+async def test_submission_is_passed_on_whole(services: FakeServices, client: Client) -> None:
+    await client.send("POST", "/jobs", "ann", json=JOB_INPUT)
+    await client.send("POST", "/jobs", "ann", json=JOB_INPUT, headers={"Idempotency-Key": "k" * 64})
+    job = JobInput.model_validate(JOB_INPUT)
+    assert services.submission.calls == [("submit", (ANN, job, None)), ("submit", (ANN, job, "k" * 64))]
+
+
+@pytest.mark.parametrize("key", ["", "k" * 65, "with blank", "\x7f"])
+async def test_bad_idempotency_key_is_refused(key: str, services: FakeServices, client: Client) -> None:
+    response = await client.send("POST", "/jobs", "ann", json=JOB_INPUT, headers={"Idempotency-Key": key})
+    assert (response.status_code, response.json()["error"]["appcode"]) == (400, 30010)
+    assert services.submission.calls == []
+
+
+TRANSITIONS = [
+    {"state": "created", "time": NOW_TEXT},
+    {"state": "download_submitted", "time": "2030-01-02T03:04:06.678000Z"},
+]
+STORED_INPUT = {
+    "cluster": "kbase",
+    "image": "ghcr.io/kbase/tool:1",
+    "params": {
+        "input_mount_point": "/input_files",
+        "output_mount_point": "/output_files",
+        "declobber": False,
+        "args": ["--in", {"type": "input_files", "input_files_format": "comma_separated_list"}],
+    },
+    "num_containers": 2,
+    "cpus": 1,
+    "memory": 2_000_000_000,
+    "runtime": "PT5M",
+    "output_dir": "cts-data/out/",
+}
+SHOWN_IMAGE = {
+    "name": "ghcr.io/kbase/tool",
+    "digest": DIGEST,
+    "tag": "1",
+    "entrypoint": ["tool", "run"],
+    "registered_by": "adam",
+    "registered_on": NOW_TEXT,
+}
+PREVIEW = {
+    "id": "job1",
+    "user": "ann",
+    "state": "download_submitted",
+    "transition_times": TRANSITIONS,
+    "admin_meta": {},
+    "job_input": STORED_INPUT,
+    "image": SHOWN_IMAGE,
+    "input_file_count": 2,
+}
+SHOWN_FILES = [
+    {"file": "cts-data/in/sample-0.fa", "data_id": "id-0", "crc64nvme": CRC},
+    {"file": "cts-data/in/sample-1.fa", "data_id": "id-1", "crc64nvme": CRC},
+]
+RESULTS = {
+    "admin_meta": {"ticket": "CTS-1", "tries": 2, "cost": 0.5},
+    "logpath": "cts-logs/job1/",
+    "cpu_hours": 0.25,
+    "cpu_factor": 0.9,
+    "max_memory": 123456789,
+    "output_file_count": 1,
+}
+
+
+async def test_new_job_in_a_list_has_no_fields_without_value(client: Client) -> None:
+    assert (await client.get("/jobs", "ann")).json() == {"jobs": [PREVIEW]}
+    assert (await client.get("/admin/jobs", "admin")).json() == {"jobs": [PREVIEW]}
+
+
+async def test_status_is_all_and_nothing_else(services: FakeServices, client: Client) -> None:
+    services.jobs.job = job_record()
+    assert (await client.get("/jobs/job1/status", "ann")).json() == {
+        "id": "job1",
+        "user": "ann",
+        "state": "download_submitted",
+        "transition_times": TRANSITIONS,
+        "admin_meta": {},
+    }
+    assert services.jobs.calls == [("status", (ANN, "job1"))]
+
+
+async def test_job_has_its_files_and_results(services: FakeServices, client: Client) -> None:
+    shown = (await client.get("/jobs/job1", "ann")).json()
+    times = shown.pop("transition_times")
+    assert [t["state"] for t in times][-1] == "complete"
+    assert all(t.keys() == {"state", "time"} for t in times)
+    expected = {
+        **PREVIEW,
+        **RESULTS,
+        "state": "complete",
+        "job_input": {**STORED_INPUT, "input_files": SHOWN_FILES},
+        "outputs": [{"file": "cts-data/out/o.txt", "crc64nvme": CRC}],
+    }
+    del expected["transition_times"]
+    assert shown == expected
+    services.jobs.inputs = input_files(1, data_ids=False)
+    without_ids = (await client.get("/jobs/job1", "ann")).json()["job_input"]["input_files"]
+    assert without_ids == [{"file": "cts-data/in/sample-0.fa", "crc64nvme": CRC}]
+
+
+async def test_administrators_see_more(services: FakeServices, client: Client) -> None:
+    shown = (await client.get("/admin/jobs/job1", "admin")).json()
+    assert shown["cleaned"] is True
+    assert shown["waiting"] == "the site does not answer"
+    assert [t["notif_sent"] for t in shown["transition_times"]] == [True] * 5 + [False] * 2
+    assert shown["transition_times"][0] == {
+        "state": "created",
+        "time": NOW_TEXT,
+        "trans_id": "job1-t0",
+        "notif_sent": True,
+    }
+    services.admin_jobs.job = finished_job(error="no", admin_error="disk full", traceback="Traceback …", waiting=None)
+    shown = (await client.get("/admin/jobs/job1", "admin")).json()
+    assert (shown["error"], shown["admin_error"], shown["traceback"]) == ("no", "disk full", "Traceback …")
+    assert "waiting" not in shown
+    owners = (await client.get("/jobs/job1", "ann")).text
+    assert "waiting" not in owners
+    assert "trans_id" not in owners
+
+
+async def test_sub_jobs(client: Client) -> None:
+    times = [
+        {"state": "created", "time": NOW_TEXT},
+        {"state": "job_submitted", "time": "2030-01-02T03:04:06.678000Z"},
+    ]
+    common = {"id": "job1", "state": "job_submitted", "transition_times": times}
+    assert (await client.get("/admin/jobs/job1/container", "admin")).json() == {
+        "subjobs": [
+            {**common, "sub_id": 0, "exit_code": 0, "outputs": [{"file": "cts-data/out/o.txt", "crc64nvme": CRC}]},
+            {**common, "sub_id": 1},
+        ]
+    }
+    assert (await client.get("/admin/jobs/job1/container/0", "admin")).json() == {
+        **common,
+        "sub_id": 0,
+        "admin_error": "disk full",
+        "traceback": "Traceback …",
+    }
+    assert container_record().exit_code is None
+
+
+async def test_runner_status_may_hold_anything(client: Client) -> None:
+    response = await client.get("/admin/jobs/job1/runner_status", "admin")
+    assert response.json() == {"JobStatus": 2, "Args": None, "Rank": None, "Requirements": "<class 'object'>"}
+
+
+async def test_exit_codes_keep_their_nulls(client: Client) -> None:
+    assert (await client.get("/jobs/job1/exit_codes", "ann")).json() == {"exit_codes": [0, None]}
+
+
+async def test_images(client: Client) -> None:
+    bare = {k: v for k, v in SHOWN_IMAGE.items() if k != "tag"}
+    full = {**SHOWN_IMAGE, "urls": ["https://example.org"], "usage_notes": "be kind"}
+    assert (await client.get("/images")).json() == {"data": [full, bare]}
+
+
+async def test_approval_is_passed_on_whole(services: FakeServices, client: Client) -> None:
+    body = {"from_image": "ghcr.io/kbase/tool:0", "urls": ["https://example.org/x"], "usage_notes": "a\n\tb"}
+    response = await client.send(
+        "POST",
+        "/admin/images/localhost:5000/tool",
+        "admin",
+        json=body,
+        params={"refdata_id": "r1", "default_refdata_mount_point": "/ref//data/"},
+    )
+    assert response.status_code == 200, response.text
+    approval = ImageApproval.model_validate(body)
+    assert services.images.calls == [("approve", (ADAM, "localhost:5000/tool", approval, "r1", "/ref/data"))]
+
+
+async def test_filters(services: FakeServices, client: Client) -> None:
+    query = {
+        "cluster": "kbase",
+        "state": "error",
+        "tag": "blue",
+        "after": "2030-01-01T00:00:00+02:00",
+        "before": "2030-01-02T00:00:00Z",
+        "limit": "10",
+    }
+    expected = JobFilter(
+        site="kbase",
+        state=JobState.ERROR,
+        tag="blue",
+        after=datetime.datetime(2029, 12, 31, 22, tzinfo=datetime.UTC),
+        before=datetime.datetime(2030, 1, 2, tzinfo=datetime.UTC),
+        limit=10,
+    )
+    await client.get("/jobs", "ann", params=query)
+    assert services.jobs.calls == [("list", (ANN, expected))]
+    await client.get("/admin/jobs", "admin", params={**query, "user": "bob"})
+    assert services.admin_jobs.calls == [("list", (dataclasses.replace(expected, user="bob"), "admin"))]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"after": "2030-01-01T00:00:00"},
+        {"before": "2030-01-01"},
+        {"after": "0001-01-01T00:00:00+14:00"},
+        {"after": "soon"},
+        {"limit": "0"},
+        {"limit": "1001"},
+        {"state": "done"},
+        {"tag": "t" * 51},
+    ],
+    ids=str,
+)
+async def test_bad_filters(query: dict[str, str], services: FakeServices, client: Client) -> None:
+    response = await client.get("/jobs", "ann", params=query)
+    error = response.json()["error"]
+    assert (response.status_code, error["appcode"]) == (400, 30010)
+    assert next(iter(query)) in error["message"]
+    assert services.jobs.calls == []
+
+
+async def test_pages_follow_one_another(services: FakeServices, client: Client) -> None:
+    services.jobs.listed = [job_record("job3"), job_record("job2")]
+    first = (await client.get("/jobs?limit=2", "ann")).json()
+    assert models.JobList.model_validate(first).next_cursor
+    await client.get("/jobs", "ann", params={"limit": 2, "cursor": first["next_cursor"]})
+    assert services.jobs.calls[1][1][1].cursor == (NOW + datetime.timedelta(seconds=1), "job2")
+    assert "next_cursor" not in (await client.get("/jobs?limit=3", "ann")).json()
+    services.jobs.listed = []
+    assert (await client.get("/jobs?limit=1", "ann")).json() == {"jobs": []}
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "====", "MTIz", "_" * 401, "\N{GREEK SMALL LETTER MU}", "OTk5OTk5OTk5OTk5OTk5IGpvYjE"]
+)
+async def test_cursor_that_is_none(cursor: str, client: Client) -> None:
+    response = await client.get("/jobs", "ann", params={"cursor": cursor})
+    error = response.json()["error"]
+    assert (response.status_code, error["appcode"]) == (400, 30001)
+    assert "next_cursor" in error["message"]
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+async def test_log(stream: str, services: FakeServices, client: Client) -> None:
+    response = await client.get(f"/jobs/job1/log/1/{stream}", "ann", params={"seek": 7, "length": 100})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert response.headers["content-disposition"] == f'attachment; filename="job1-1-{stream}.txt"'
+    assert response.text == "one\nzwei \N{GREEK SMALL LETTER MU}\n"
+    assert services.jobs.calls == [("log", (ANN, "job1", 1, stream, 7, 100))]
+    assert services.jobs.log_closed
+
+
+async def test_log_defaults_to_all_of_it(services: FakeServices, client: Client) -> None:
+    await client.get("/jobs/job1/log/1/stdout", "ann")
+    assert services.jobs.calls == [("log", (ANN, "job1", 1, "stdout", 0, None))]
+
+
+async def test_no_log(services: FakeServices, client: Client) -> None:
+    services.jobs.raises["log"] = NoLogsError("There is no log")
+    response = await client.get("/jobs/job1/log/1/stdout", "ann")
+    assert (response.status_code, response.json()["error"]["appcode"]) == (404, 40070)
+    assert response.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("query", ["seek=-1", "length=0", "seek=x", "length=1e400", f"seek={2**70}"])
+async def test_bad_byte_range(query: str, client: Client) -> None:
+    response = await client.get(f"/jobs/job1/log/0/stdout?{query}", "ann")
+    assert (response.status_code, response.json()["error"]["appcode"]) == (400, 30010)
+
+
+@pytest.mark.parametrize("number", ["-1", "x", "0.5", str(2**40)])
+async def test_bad_container_number(number: str, client: Client) -> None:
+    response = await client.get(f"/admin/jobs/job1/container/{number}", "admin")
+    assert (response.status_code, response.json()["error"]["appcode"]) == (400, 30010)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"set_fields": {"a": None}},
+        {"set_fields": {"a": True}},
+        {"set_fields": {"a": [1]}},
+        {"set_fields": {"a": 2**63}},
+        {"set_fields": {"a": float("nan")}},
+        {"set_fields": {"a": float("-inf")}},
+        {"set_fields": {"$a": 1}},
+        {"set_fields": {"a.b": 1}},
+        {"set_fields": {"": 1}},
+        {"set_fields": {"a": "\0"}},
+        {"set_fields": {"a": "x" * 10_001}},
+        {"set_fields": {str(n): n for n in range(101)}},
+        {"unset_keys": ["\ud800"]},
+        {"unset_keys": "a"},
+        {"other": 1},
+        [],
+    ],
+    ids=lambda body: str(body)[:40].encode("ascii", "replace").decode(),
+)
+async def test_bad_meta(body: Any, services: FakeServices, client: Client) -> None:
+    content = json.dumps(body)
+    response = await client.send(
+        "PUT", "/admin/jobs/job1/meta", "admin", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert (response.status_code, response.json()["error"]["appcode"]) == (400, 30010)
+    assert services.admin_jobs.calls == []
+
+
+async def test_meta_keeps_the_kinds_of_numbers(services: FakeServices, client: Client) -> None:
+    await client.send(
+        "PUT",
+        "/admin/jobs/j/meta",
+        "admin",
+        content='{"set_fields": {"i": 1, "f": 1.0, "s": "1"}}',
+        headers={"Content-Type": "application/json"},
+    )
+    values = services.admin_jobs.calls[0][1][1]
+    assert [type(v) for v in values.values()] == [int, float, str]
+
+
+@pytest.mark.parametrize(("text", "age"), [("PT1H", 3600), ("90", 90), ("P1D", 86400)])
+async def test_notification_age(text: str, age: int, services: FakeServices, client: Client) -> None:
+    response = await client.send("POST", "/admin/unsent_notifications", "admin", params={"notification_age": text})
+    assert response.json() == {"jobs": 2, "transitions": 5}
+    assert services.admin_jobs.calls == [("unsent", (datetime.timedelta(seconds=age),))]
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "P999999999D", "P1Y", "1e300", "nan"])
+async def test_bad_notification_age(text: str, client: Client) -> None:
+    response = await client.send("POST", "/admin/unsent_notifications", "admin", params={"notification_age": text})
+    assert (response.status_code, response.json()["error"]["appcode"]) == (400, 30010)
+
+
+async def test_workers_are_told_who_calls(services: FakeServices, client: Client) -> None:
+    await client.send("PUT", f"{WORK}/update/error", "executor", json=UPDATE)
+    await client.send("PUT", f"{WORK}/update/complete", "container", json=UPDATE)
+    await client.send("POST", f"{WORK}/heartbeat", "container", json=BEAT)
+    await client.send("POST", f"{WORK}/uploads/complete", "container", json=COMPLETE)
+    await client.send("POST", f"{WORK}/inputs", "container", json={"files": ["cts-data/a"]})
+    update = ContainerUpdate.model_validate(UPDATE)
+    assert services.workers.calls == [
+        ("update", (EXEC, "job1", 0, JobState.ERROR, update)),
+        ("update", (CONTAINER, "job1", 0, JobState.COMPLETE, update)),
+        ("heartbeat", (CONTAINER, "job1", 0, Heartbeat.model_validate(BEAT))),
+        ("complete_uploads", (CONTAINER, "job1", 0, UploadsComplete.model_validate(COMPLETE))),
+        ("inputs", (CONTAINER, "job1", 0, InputsRequest(files=("cts-data/a",)))),
+    ]
+
+
+async def test_update_with_an_unknown_state(client: Client) -> None:
+    response = await client.send("PUT", f"{WORK}/update/done", "executor", json=UPDATE)
+    assert (response.status_code, response.json()["error"]["appcode"]) == (400, 30010)
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "sha256"),
+    [
+        ("/external_exec/files/condor/executable.sh", b"#!/bin/sh\n", "e" * 64),
+        ("/external_exec/files/code_archive.tgz", b"\x1f\x8b archive", "f" * 64),
+    ],
+)
+async def test_worker_files(path: str, content: bytes, sha256: str, client: Client) -> None:
+    response = await client.get(path)
+    assert response.content == content
+    assert response.headers["etag"] == f'"{sha256}"'
+    assert response.headers["x-content-sha256"] == sha256
+    for known in (f'"{sha256}"', f'W/"{sha256}"', f'"other", "{sha256}"', "*"):
+        again = await client.get(path, headers={"If-None-Match": known})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == f'"{sha256}"'
+    for other in ('"other"', sha256, ""):
+        assert (await client.get(path, headers={"If-None-Match": other})).status_code == 200
