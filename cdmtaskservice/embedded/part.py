@@ -151,6 +151,10 @@ class Part(ABC):
     def suspend(self) -> None:
         """Keep the ports open and answer nothing: a part that hangs."""
         self._signal(signal.SIGSTOP)
+        # The signal takes effect a moment after it was sent, and until then the part may still answer.
+        deadline = time.monotonic() + self.term_grace + 1.0
+        while self.pid is not None and not _is_stopped(self.pid) and time.monotonic() < deadline:
+            time.sleep(_POLL / 10)
 
     def resume(self) -> None:
         """End a suspension."""
@@ -193,6 +197,12 @@ class Part(ABC):
             f"{self.ready_within:.0f} s, or another program has one of them. The end of {self.log}:\n{told}\n"
             "Run `make setup` to see whether a part is missing."
         )
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether every thread of a process is stopped."""
+    states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(state in "Tt" for state in states)
 
 
 def free_ports(count: int) -> list[int]:

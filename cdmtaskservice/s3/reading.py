@@ -2,62 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
 
 from cdmtaskservice.domain.errors import DependencyUnavailableError
+from cdmtaskservice.s3.attempts import ATTEMPTS, RefusedError, pause, unavailable
 from cdmtaskservice.s3.refusals import refusal
-from cdmtaskservice.s3.transport import ATTEMPTS, DEADLINE, Call, TransientFaultError, Transport, pause
+from cdmtaskservice.s3.store import WIRE_FAULTS, Store
 
 _CHUNK = 1 << 18
 
 
-async def read_object(transport: Transport, path: str, offset: int, length: int | None) -> AsyncGenerator[bytes, None]:
+async def read_object(store: Store, path: str, offset: int, length: int | None) -> AsyncGenerator[bytes, None]:
     """The bytes of `path` from `offset` on, `length` of them at most, in chunks of at most 256 KiB.
 
     A connection that breaks is taken up again where it broke, unless the object has been replaced in between.
     """
-    loop = asyncio.get_running_loop()
     end = None if length is None else offset + length
     position = offset
-    version: str | None = None
+    condition: dict[str, str] = {}
     failures = 0
-    waiting_since = loop.time()
     while end is None or position < end:
-        call = Call("GET", path, headers=_headers(position, end, version))
+        part = {}
+        if position or end is not None:
+            part["Range"] = f"bytes={position}-{'' if end is None else end - 1}"
         try:
-            async with AsyncExitStack() as stack:
-                async with asyncio.timeout_at(waiting_since + DEADLINE):
-                    response = await stack.enter_async_context(transport.exchange(call))
-                if response.status not in (200, 206):
-                    answer = transport.judge(call, response, await response.read())
-                    if answer.status == 416:
-                        return
-                    if answer.status == 412:
-                        raise DependencyUnavailableError(f"S3 path {path!r} was replaced while it was read")
-                    raise await refusal(transport, answer, path, "read")
-                if "range" in call.headers and response.status == 200:
-                    raise DependencyUnavailableError(f"The S3 store gave all of {path!r} where a range was asked")
-                version = response.headers.get("ETag")
-                async for chunk in response.content.iter_chunked(_CHUNK):
+            answer = await store.call("get_object", path, **part, **condition)
+        except RefusedError as e:
+            if e.status == 416:
+                return
+            if e.status == 412:
+                raise DependencyUnavailableError(f"S3 path {path!r} was replaced while it was read") from e
+            raise await refusal(store, e, path, "read") from e
+        async with answer["Body"] as body:
+            if part and answer["ResponseMetadata"]["HTTPStatusCode"] == 200:
+                raise DependencyUnavailableError(f"The S3 store gave all of {path!r} where a range was asked")
+            condition = {"IfMatch": answer["ETag"]} if "ETag" in answer else {}
+            try:
+                while chunk := await body.read(_CHUNK):
                     position += len(chunk)
                     yield chunk
-                    waiting_since = loop.time()
                 return
-        except TransientFaultError as e:
-            failures += 1
-            if failures == ATTEMPTS:
-                raise transport.unavailable(call, f"{ATTEMPTS} attempts failed", e) from e
-        except TimeoutError as e:
-            raise transport.unavailable(call, f"no answer within {DEADLINE:g} s", e) from e
+            except WIRE_FAULTS as e:
+                failures += 1
+                if failures == ATTEMPTS:
+                    raise unavailable("get_object", path, f"{ATTEMPTS} attempts failed", e) from e
         await pause(failures)
-
-
-def _headers(position: int, end: int | None, version: str | None) -> dict[str, str]:
-    headers = {}
-    if position or end is not None:
-        headers["range"] = f"bytes={position}-{'' if end is None else end - 1}"
-    if version is not None:
-        headers["if-match"] = version
-    return headers
