@@ -17,6 +17,7 @@ from cdmtaskservice.domain.records import (
     OutputFiles,
     Transition,
 )
+from cdmtaskservice.domain.states import CONTAINER_STATES
 from cdmtaskservice.services.sites import SiteView
 
 View: TypeAlias = dict[str, Any]
@@ -65,8 +66,8 @@ def admin_job(job: JobRecord, inputs: InputFiles, outputs: OutputFiles) -> View:
 
 
 def sub_job(container: ContainerRecord) -> View:
-    """*SubJob*, its transitions in the order in which the service came to know them."""
-    reached = sorted(container.reached.items(), key=lambda item: item[1].at)
+    """*SubJob*, its transitions in the order in which a container makes them, whatever order the reports came in."""
+    reached = [(s, container.reached[s]) for s in CONTAINER_STATES if s in container.reached]
     view: View = {
         "id": container.job_id,
         "sub_id": container.number,

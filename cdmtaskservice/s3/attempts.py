@@ -54,14 +54,15 @@ class TransientFaultError(Exception):
 class RefusedError(Exception):
     """The store's no. code: S3's error code; empty where the answer has no body, as the answer to a HEAD."""
 
-    def __init__(self, status: int, code: str = "") -> None:
+    def __init__(self, path: str, status: int, code: str) -> None:
         super().__init__(f"{status} {code}".rstrip())
+        self.path = path
         self.status = status
         self.code = code
 
 
-def judged(status: int, code: str = "") -> Exception:
-    """The error for an answer that is no yes.
+def judged(path: str, status: int, code: str = "") -> Exception:
+    """The error for an answer that is no yes, asked about `path`.
 
     A RefusedError; a TransientFaultError where the store cannot answer now; a DependencyUnavailableError where it does
     not accept the service's credentials.
@@ -74,7 +75,7 @@ def judged(status: int, code: str = "") -> Exception:
         )
     if code in _TRANSIENT_CODES or (status in _TRANSIENT_STATUS and code not in _FINAL_CODES):
         return TransientFaultError(f"status {status} {code}".rstrip())
-    return RefusedError(status, code)
+    return RefusedError(path, status, code)
 
 
 async def persist(

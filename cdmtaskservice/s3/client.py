@@ -10,20 +10,28 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from cdmtaskservice.domain.errors import S3BucketInaccessibleError, S3PathInaccessibleError
-from cdmtaskservice.s3 import multipart, objects
+from cdmtaskservice.s3 import multipart
+from cdmtaskservice.s3.attempts import RefusedError
 from cdmtaskservice.s3.batches import run_batch, run_to_the_end
 from cdmtaskservice.s3.checksum import crc64nvme as checksum_of
+from cdmtaskservice.s3.heads import Heads
 from cdmtaskservice.s3.model import PartSpec, PresignedRequest, S3Config, S3Object, split_path
 from cdmtaskservice.s3.reading import read_object
-from cdmtaskservice.s3.refusals import check_bucket, check_store, no_such_bucket, refusal, unexpected
+from cdmtaskservice.s3.refusals import (
+    check_bucket,
+    check_store,
+    refusal,
+    unexpected,
+)
 from cdmtaskservice.s3.signing import Endpoint, Signer, encode_path
-from cdmtaskservice.s3.transport import Call, Transport
-from cdmtaskservice.s3.uploading import transfer_deadline, upload
+from cdmtaskservice.s3.store import Store
+from cdmtaskservice.s3.uploading import upload, write
 
 _SIGN_AT_ONCE = 200
 """Signatures made before other tasks get their turn: about 5 ms."""
@@ -32,10 +40,11 @@ _SIGN_AT_ONCE = 200
 class S3Client:
     """Speaks to one S3 store. Serves any number of tasks of one event loop; must be closed."""
 
-    def __init__(self, config: S3Config, transport: Transport, signer: Signer, external: Endpoint) -> None:
+    def __init__(self, config: S3Config, store: Store, heads: Heads, signer: Signer, external: Endpoint) -> None:
         """For `create`. external: the store's address in presigned URLs."""
         self._config = config
-        self._transport = transport
+        self._store = store
+        self._heads = heads
         self._signer = signer
         self._external = external
 
@@ -47,7 +56,8 @@ class S3Client:
         """
         signer = Signer(config.access_key, config.secret_key, config.region, clock)
         external = Endpoint(config.external_endpoint or config.endpoint)
-        return cls(config, Transport(config, signer), signer, external)
+        store = Store(config)
+        return cls(config, store, Heads(config, signer, store), signer, external)
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,15 +69,16 @@ class S3Client:
 
     async def close(self) -> None:
         """Closes all connections. May be called twice."""
-        await self._transport.close()
+        await self._heads.close()
+        await self._store.close()
 
     async def check(self) -> None:
         """Raises DependencyUnavailableError unless the store answers and accepts the service's credentials."""
-        await check_store(self._transport)
+        await check_store(self._store)
 
     async def check_bucket(self, bucket: str) -> None:
         """Raises NoSuchBucketError, or S3BucketInaccessibleError where the service may not see the bucket."""
-        await check_bucket(self._transport, bucket)
+        await check_bucket(self._store, bucket)
 
     async def check_writable(self, prefix: str) -> None:
         """Proves that objects may be written below `bucket/prefix` (or `bucket`), and leaves nothing behind.
@@ -76,8 +87,8 @@ class S3Client:
         """
         bucket = prefix.partition("/")[0]
         # Some stores make a missing bucket when something is written to it.
-        if (await self._transport.send(Call("HEAD", bucket))).status == 404:
-            raise no_such_bucket(bucket)
+        with suppress(S3BucketInaccessibleError):
+            await check_bucket(self._store, bucket)
         # An upload in parts that is never completed is the one kind of write that nobody sees.
         path = f"{prefix.rstrip('/')}/.cts-write-check-{uuid.uuid4().hex}"
         try:
@@ -90,19 +101,18 @@ class S3Client:
     async def create_bucket(self, bucket: str) -> None:
         """Makes the bucket. One that is there already is no error; S3BucketInaccessibleError where it is denied."""
         region = self._config.region
-        body = b""
-        if region != "us-east-1":
-            # S3 makes buckets in us-east-1 unless told otherwise, and refuses to be told us-east-1.
-            body = (
-                '<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-                f"<LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
-            ).encode()
-        answer = await self._transport.send(Call("PUT", bucket, body=body))
-        if answer.ok or answer.code in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-            return
-        if answer.status == 403:
-            raise S3BucketInaccessibleError(f"The service is not allowed to make the S3 bucket {bucket!r}")
-        raise unexpected(answer, f"make the bucket {bucket!r}")
+        # S3 makes buckets in us-east-1 unless told otherwise, and refuses to be told us-east-1.
+        place: dict[str, Any] = (
+            {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        )
+        try:
+            await self._store.call("create_bucket", bucket, **place)
+        except RefusedError as e:
+            if e.code in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                return
+            if e.status == 403:
+                raise S3BucketInaccessibleError(f"The service is not allowed to make the S3 bucket {bucket!r}") from e
+            raise unexpected(e, f"make the bucket {bucket!r}") from e
 
     async def head(self, path: str) -> S3Object:
         """The object at `path`.
@@ -110,14 +120,14 @@ class S3Client:
         Raises NoSuchBucketError, NoSuchS3PathError, S3PathInaccessibleError, or IllegalS3PathError for a path without
         bucket or key.
         """
-        return await objects.head(self._transport, path)
+        return await self._heads.head(path)
 
     async def head_many(self, paths: Sequence[str], *, concurrency: int | None = None) -> list[S3Object]:
         """The objects at `paths`, in that order, `concurrency` requests at once (None: as configured).
 
         Raises what `head` raises for the first path, in the given order, that it raises for.
         """
-        return await objects.head_many(self._transport, paths, concurrency or self._config.concurrency)
+        return await self._heads.head_many(paths, concurrency or self._config.concurrency)
 
     def presign_get(self, path: str, expires: int) -> str:
         """The URL by which anybody can read `path` for `expires` seconds, with no header to send.
@@ -157,12 +167,14 @@ class S3Client:
         """
         split_path(path)
         multipart.check_part_count(path, len(parts))
-        upload_id = await multipart.begin(self._transport, path)
-
-        def presign(part: PartSpec, query: tuple[tuple[str, str], ...]) -> PresignedRequest:
-            return self._presign_put(path, part, query, expires)
-
-        return upload_id, await multipart.presign_parts(path, upload_id, parts, presign)
+        upload_id = await multipart.begin(self._store, path)
+        requests = []
+        for number, part in enumerate(parts, 1):
+            query = (("partNumber", str(number)), ("uploadId", upload_id))
+            requests.append(self._presign_put(path, part, query, expires))
+            if number % _SIGN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return upload_id, requests
 
     async def complete_multipart(
         self,
@@ -182,12 +194,12 @@ class S3Client:
         sent; NoSuchS3PathError where there is neither such an upload nor the object.
         """
         split_path(path)
-        await multipart.complete(self._transport, path, upload_id, etags, part_checksums, crc64nvme)
+        await multipart.complete(self._store, self._heads, path, upload_id, etags, part_checksums, crc64nvme)
 
     async def abort_multipart(self, path: str, upload_id: str) -> None:
         """Drops an upload in parts. One that is not there, or no more, is no error."""
         split_path(path)
-        await multipart.abort(self._transport, path, upload_id)
+        await multipart.abort(self._store, path, upload_id)
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes of the object from `offset` on, `length` of them at most, in chunks of at most 256 KiB.
@@ -197,7 +209,7 @@ class S3Client:
         early calls `aclose`.
         """
         split_path(path)
-        return read_object(self._transport, path, offset, length)
+        return read_object(self._store, path, offset, length)
 
     async def put(self, path: str, data: bytes) -> S3Object:
         """Writes `data`, of a few MB at most, to `path`.
@@ -205,13 +217,7 @@ class S3Client:
         Raises NoSuchBucketError, S3PathInaccessibleError, ChecksumMismatchError.
         """
         split_path(path)
-        crc = checksum_of(data)
-        headers = objects.checksum_headers(len(data), crc)
-        call = Call("PUT", path, headers=headers, body=data, deadline=transfer_deadline(len(data)))
-        answer = await self._transport.send(call)
-        if not answer.ok:
-            raise await refusal(self._transport, answer, path, "write")
-        return await objects.stored(self._transport, path, len(data), crc, answer)
+        return await write(self._store, self._heads, path, data, checksum_of(data))
 
     async def upload_file(self, path: str, file: Path) -> S3Object:
         """Writes the file's bytes, in parts where they are many, to `path`.
@@ -220,15 +226,17 @@ class S3Client:
         ChecksumMismatchError.
         """
         split_path(path)
-        return await upload(self._transport, path, file)
+        return await upload(self._store, self._heads, path, file)
 
     async def delete(self, paths: Sequence[str]) -> None:
         """Removes the objects. One that is not there is no error; S3PathInaccessibleError where it is denied."""
 
         async def remove(path: str) -> None:
-            answer = await self._transport.send(Call("DELETE", path))
-            if not answer.ok and answer.status != 404:
-                raise await refusal(self._transport, answer, path, "delete")
+            try:
+                await self._store.call("delete_object", path)
+            except RefusedError as e:
+                if e.status != 404:
+                    raise await refusal(self._store, e, "delete") from e
 
         for path in paths:
             split_path(path)
@@ -237,11 +245,16 @@ class S3Client:
     def _presign_put(
         self, path: str, part: PartSpec, query: tuple[tuple[str, str], ...], expires: int
     ) -> PresignedRequest:
-        headers = objects.checksum_headers(part.size, part.crc64nvme)
+        headers = {
+            "content-length": str(part.size),
+            "x-amz-checksum-crc64nvme": part.crc64nvme,
+            # Some stores keep a checksum only where its algorithm is named.
+            "x-amz-sdk-checksum-algorithm": "CRC64NVME",
+        }
         url = self._signer.presign("PUT", self._external, encode_path(path), query, headers, expires)
         # HTTP clients write this one by themselves, and some would write it twice.
         del headers["content-length"]
         return PresignedRequest("PUT", url, headers)
 
     async def _begin_and_drop(self, path: str) -> None:
-        await multipart.drop(self._transport, path, await multipart.begin(self._transport, path))
+        await multipart.drop(self._store, path, await multipart.begin(self._store, path))

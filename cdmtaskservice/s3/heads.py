@@ -24,15 +24,6 @@ _EXPIRES = 900
 """Seconds: as long as S3 takes a signature in headers for fresh."""
 
 
-class _RefusedPathError(Exception):
-    """A HEAD that was refused. What for is found out only for the one that is reported."""
-
-    def __init__(self, path: str, refused: RefusedError) -> None:
-        super().__init__(path)
-        self.path = path
-        self.refused = refused
-
-
 class Heads:
     """HEAD requests over pooled connections. Must be closed."""
 
@@ -61,8 +52,9 @@ class Heads:
             split_path(path)
         try:
             return await run_batch(paths, self._look, concurrency)
-        except _RefusedPathError as e:
-            raise await refusal(self._store, e.refused, e.path, "read") from e
+        except RefusedError as e:
+            # Only for the one that is reported is it found out what for.
+            raise await refusal(self._store, e, "read") from e
 
     async def _look(self, path: str) -> S3Object:
         async def attempt() -> S3Object:
@@ -70,15 +62,13 @@ class Heads:
             try:
                 async with self._opened().head(URL(url, encoded=True), headers=_HEADERS) as response:
                     if response.status != 200:
-                        raise judged(response.status)
+                        raise judged(path, response.status)
                     return _described(path, response)
             except (aiohttp.ClientError, OSError) as e:
-                raise TransientFaultError(f"{type(e).__name__}: {e}") from e
+                # A presigned URL is no matter for logs.
+                raise TransientFaultError(f"{type(e).__name__}: {e}".replace(url, path)) from e
 
-        try:
-            return await persist("head_object", path, attempt)
-        except RefusedError as e:
-            raise _RefusedPathError(path, e) from e
+        return await persist("head_object", path, attempt)
 
     def _opened(self) -> aiohttp.ClientSession:
         """The one session, made by the first call, since it belongs to the event loop that runs then."""

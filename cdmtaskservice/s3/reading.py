@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from cdmtaskservice.domain.errors import DependencyUnavailableError
-from cdmtaskservice.s3.attempts import ATTEMPTS, RefusedError, pause, unavailable
+from cdmtaskservice.s3.attempts import ATTEMPTS, DEADLINE, RefusedError, pause, unavailable
 from cdmtaskservice.s3.refusals import refusal
 from cdmtaskservice.s3.store import WIRE_FAULTS, Store
 
@@ -26,13 +26,13 @@ async def read_object(store: Store, path: str, offset: int, length: int | None) 
         if position or end is not None:
             part["Range"] = f"bytes={position}-{'' if end is None else end - 1}"
         try:
-            answer = await store.call("get_object", path, **part, **condition)
+            answer = await store.call("get_object", path, DEADLINE, **part, **condition)
         except RefusedError as e:
             if e.status == 416:
                 return
             if e.status == 412:
                 raise DependencyUnavailableError(f"S3 path {path!r} was replaced while it was read") from e
-            raise await refusal(store, e, path, "read") from e
+            raise await refusal(store, e, "read") from e
         async with answer["Body"] as body:
             if part and answer["ResponseMetadata"]["HTTPStatusCode"] == 200:
                 raise DependencyUnavailableError(f"The S3 store gave all of {path!r} where a range was asked")

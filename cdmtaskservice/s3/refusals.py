@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from cdmtaskservice.domain.errors import (
@@ -19,13 +20,13 @@ from cdmtaskservice.s3.store import Store
 
 
 async def ask(
-    store: Store, verb: str, operation: str, path: str, *, deadline: float = DEADLINE, **params: Any
+    store: Store, verb: str, operation: str, path: str, deadline: float = DEADLINE, /, **params: Any
 ) -> dict[str, Any]:
     """`Store.call` of an operation that shall `verb` the object at `path`, with a no told as one of our errors."""
     try:
-        return await store.call(operation, path, deadline=deadline, **params)
+        return await store.call(operation, path, deadline, **params)
     except RefusedError as e:
-        raise await refusal(store, e, path, verb) from e
+        raise await refusal(store, e, verb) from e
 
 
 async def check_store(store: Store) -> None:
@@ -44,7 +45,7 @@ async def check_bucket(store: Store, bucket: str) -> None:
         await store.call("head_bucket", bucket)
     except RefusedError as e:
         if e.status == 404:
-            raise no_such_bucket(bucket) from e
+            raise NoSuchBucketError(f"There is no S3 bucket {bucket!r}") from e
         if e.status == 403:
             # The answer to a HEAD has no body, so it does not tell a refused service from a refused bucket.
             await check_store(store)
@@ -52,25 +53,16 @@ async def check_bucket(store: Store, bucket: str) -> None:
         raise unexpected(e, f"look at bucket {bucket!r}") from e
 
 
-async def bucket_is_missing(store: Store, bucket: str) -> bool:
-    """Whether the store says that there is no such bucket; one that the service may not see counts as there."""
-    try:
-        await store.call("head_bucket", bucket)
-    except RefusedError as e:
-        return e.status == 404
-    return False
-
-
-async def refusal(store: Store, refused: RefusedError, path: str, verb: str) -> CTSError:
-    """The error for a no to an attempt to `verb` the object at `path`.
+async def refusal(store: Store, refused: RefusedError, verb: str) -> CTSError:
+    """The error for a no to an attempt to `verb` an object.
 
     Where the answer leaves it open what is at fault, the bucket or the service's credentials, the store is asked.
-    Raises DependencyUnavailableError where it does not answer that.
+    Raises NoSuchBucketError, DependencyUnavailableError where it does not answer that.
     """
+    path, code = refused.path, refused.code
     bucket = path.partition("/")[0]
-    code = refused.code
     if code == "NoSuchBucket":
-        return no_such_bucket(bucket)
+        return NoSuchBucketError(f"There is no S3 bucket {bucket!r}")
     if code in DIGEST_CODES:
         return ChecksumMismatchError(
             f"The bytes sent for S3 path {path!r} do not have the CRC64NVME that was announced for them"
@@ -82,19 +74,15 @@ async def refusal(store: Store, refused: RefusedError, path: str, verb: str) -> 
     if code == "KeyTooLongError":
         return IllegalS3PathError(f"The S3 store finds the key of S3 path {path!r} too long")
     if refused.status == 404:
-        if code != "NoSuchKey" and await bucket_is_missing(store, bucket):
-            return no_such_bucket(bucket)
+        if code != "NoSuchKey":
+            with suppress(S3BucketInaccessibleError):
+                await check_bucket(store, bucket)
         return NoSuchS3PathError(f"There is no file at S3 path {path!r}")
     if not code:
         await check_store(store)
     if refused.status == 403:
         return S3PathInaccessibleError(f"The service is not allowed to {verb} S3 path {path!r}")
     return unexpected(refused, f"{verb} {path!r}")
-
-
-def no_such_bucket(bucket: str) -> NoSuchBucketError:
-    """The error for a bucket that is not there."""
-    return NoSuchBucketError(f"There is no S3 bucket {bucket!r}")
 
 
 def unexpected(refused: RefusedError, what: str) -> DependencyUnavailableError:

@@ -1,4 +1,4 @@
-"""AWS Signature Version 4 for S3, in headers and in presigned URLs.
+"""AWS Signature Version 4 for S3, in presigned URLs.
 
 The rules are those of the S3 API reference, "Authenticating Requests (AWS Signature Version 4)". A job can have 10 000
 files, and each needs a signature: botocore takes 150 µs for one, this takes about 10, since what stays the same for a
@@ -17,8 +17,6 @@ from pydantic import SecretStr
 
 MAX_EXPIRES = 7 * 24 * 3600
 """Seconds for which a presigned request can be valid at most: a limit of the signature's definition."""
-
-UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -59,11 +57,6 @@ def encode_query(query: Query) -> str:
     return "&".join([f"{name}={value}" for name, value in pairs])
 
 
-def sha256_hex(body: bytes) -> str:
-    """What x-amz-content-sha256 says of a body that is signed."""
-    return hashlib.sha256(body).hexdigest()
-
-
 class Signer:
     """Signs requests for one store with one pair of keys."""
 
@@ -80,22 +73,6 @@ class Signer:
         self._scope = ""
         self._day = ""
         self._key = b""
-
-    def sign_headers(
-        self, method: str, host: str, path: str, query: str, headers: Mapping[str, str], payload: str
-    ) -> dict[str, str]:
-        """`headers` with those that authenticate the request, all to be sent as they are.
-
-        path, query: encoded. headers: lower-case names, all of them signed. payload: the SHA-256 of the body in hex,
-        or UNSIGNED_PAYLOAD.
-        """
-        self._tick()
-        signed = {**headers, "host": host, "x-amz-content-sha256": payload, "x-amz-date": self._stamp}
-        names, signature = self._sign(method, path, query, signed, payload)
-        signed["authorization"] = (
-            f"{_ALGORITHM} Credential={self._access_key}/{self._scope}, SignedHeaders={names}, Signature={signature}"
-        )
-        return signed
 
     def presign(
         self, method: str, endpoint: Endpoint, path: str, query: Query, headers: Mapping[str, str], expires: int
@@ -118,17 +95,15 @@ class Signer:
                 ("X-Amz-SignedHeaders", ";".join(sorted(signed))),
             )
         )
-        _, signature = self._sign(method, path, text, signed, UNSIGNED_PAYLOAD)
-        return f"{endpoint.base}{path}?{text}&X-Amz-Signature={signature}"
-
-    def _sign(self, method: str, path: str, query: str, headers: Mapping[str, str], payload: str) -> tuple[str, str]:
-        ordered = sorted(headers.items())
+        ordered = sorted(signed.items())
         names = ";".join([name for name, _ in ordered])
         lines = "\n".join([f"{name}:{value}" for name, value in ordered])
-        request = f"{method}\n{path}\n{query}\n{lines}\n\n{names}\n{payload}"
+        request = f"{method}\n{path}\n{text}\n{lines}\n\n{names}\nUNSIGNED-PAYLOAD"
         digest = hashlib.sha256(request.encode()).hexdigest()
-        text = f"{_ALGORITHM}\n{self._stamp}\n{self._scope}\n{digest}"
-        return names, hmac.digest(self._key, text.encode(), "sha256").hex()
+        signature = hmac.digest(
+            self._key, f"{_ALGORITHM}\n{self._stamp}\n{self._scope}\n{digest}".encode(), "sha256"
+        ).hex()
+        return f"{endpoint.base}{path}?{text}&X-Amz-Signature={signature}"
 
     def _tick(self) -> None:
         """Brings the time stamp up to date and, once a day, the key."""

@@ -1,68 +1,57 @@
-"""Files of this machine, sent to S3."""
+"""Bytes and files of this machine, sent to S3."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from awscrt import checksums
 
-from cdmtaskservice.domain.errors import (
-    ChecksumMismatchError,
-    DependencyUnavailableError,
-)
-from cdmtaskservice.s3 import multipart, objects
+from cdmtaskservice.domain.errors import ChecksumMismatchError
+from cdmtaskservice.s3 import multipart
+from cdmtaskservice.s3.attempts import DEADLINE
 from cdmtaskservice.s3.batches import run_batch, run_to_the_end
-from cdmtaskservice.s3.checksum import crc64nvme_of_file, decode, encode
+from cdmtaskservice.s3.checksum import crc64nvme, decode, encode
+from cdmtaskservice.s3.heads import Heads
 from cdmtaskservice.s3.model import S3Object
-from cdmtaskservice.s3.refusals import refusal
-from cdmtaskservice.s3.transport import DEADLINE, Answer, Call, Transport
+from cdmtaskservice.s3.refusals import ask
+from cdmtaskservice.s3.store import Store
 
-_PART_SIZE = 64 << 20
+_PART_SIZE = 8 << 20
+"""Bytes: as many, times the parts that are sent at once, of a file are in memory, twice."""
+
 _PARTS_AT_ONCE = 4
-_BLOCK = 1 << 20
 _SLOWEST = 1_000_000
 """Bytes per second below which a transfer counts as stuck."""
 
 
-def transfer_deadline(size: int) -> float:
-    """Seconds that the transfer of `size` bytes may take with all its attempts."""
-    return DEADLINE + size / _SLOWEST
+async def write(store: Store, heads: Heads, path: str, data: bytes, crc: str) -> S3Object:
+    """Sends `data`, whose checksum is `crc`, to `path`."""
+    answer = await _send(store, "put_object", path, data, crc)
+    if answer.get("ChecksumCRC64NVME") == crc:
+        return S3Object(path, len(data), crc, answer.get("ETag", "").strip('"'))
+    # Not every store has understood the checksum that it is given, or repeats it: the object itself tells.
+    found = await heads.head(path)
+    multipart.verify(found, crc)
+    return found
 
 
-async def upload(transport: Transport, path: str, file: Path) -> S3Object:
+async def upload(store: Store, heads: Heads, path: str, file: Path) -> S3Object:
     """Sends `file` to `path`, in one piece or in parts."""
     size = (await asyncio.to_thread(file.stat)).st_size
-    try:
-        if size <= _PART_SIZE:
-            return await _send_whole(transport, path, file, size)
-        return await _send_parts(transport, path, file, size)
-    except DependencyUnavailableError as e:
-        # A file that shrank cannot fill the request that was announced, which looks like a broken connection.
-        if (await asyncio.to_thread(file.stat)).st_size != size:
-            raise ChecksumMismatchError(f"{file} changed while it was sent to S3 path {path!r}") from e
-        raise
-
-
-async def _send_whole(transport: Transport, path: str, file: Path, size: int) -> S3Object:
-    crc = await crc64nvme_of_file(file, 0, size)
-    answer = await _send(transport, path, file, 0, size, crc, ())
-    return await objects.stored(transport, path, size, crc, answer)
-
-
-async def _send_parts(transport: Transport, path: str, file: Path, size: int) -> S3Object:
+    if size <= _PART_SIZE:
+        data, crc = await asyncio.to_thread(_read, file, 0, size)
+        return await write(store, heads, path, data, crc)
     part_size = max(_PART_SIZE, -(-size // multipart.MAX_PARTS))
     offsets = range(0, size, part_size)
-    upload_id = await multipart.begin(transport, path)
+    upload_id = await multipart.begin(store, path)
 
     async def send(offset: int) -> tuple[str, str]:
-        length = min(part_size, size - offset)
-        crc = await crc64nvme_of_file(file, offset, length)
-        query = multipart.part_query(upload_id, offset // part_size + 1)
-        answer = await _send(transport, path, file, offset, length, crc, query)
-        return answer.headers.get("ETag", ""), crc
+        data, crc = await asyncio.to_thread(_read, file, offset, min(part_size, size - offset))
+        number = offset // part_size + 1
+        answer = await _send(store, "upload_part", path, data, crc, UploadId=upload_id, PartNumber=number)
+        return answer.get("ETag", ""), crc
 
     try:
         sent = await run_batch(offsets, send, _PARTS_AT_ONCE)
@@ -70,44 +59,32 @@ async def _send_parts(transport: Transport, path: str, file: Path, size: int) ->
         for offset, (_, crc) in zip(offsets, sent, strict=True):
             whole = checksums.combine_crc64nvme(whole, decode(crc), min(part_size, size - offset))
         etags, crcs = [etag for etag, _ in sent], [crc for _, crc in sent]
-        await multipart.complete(transport, path, upload_id, etags, crcs, encode(whole))
+        await multipart.complete(store, heads, path, upload_id, etags, crcs, encode(whole))
     except BaseException:
-        await run_to_the_end(multipart.drop(transport, path, upload_id))
+        await run_to_the_end(multipart.drop(store, path, upload_id))
         raise
-    return await objects.head(transport, path)
+    return await heads.head(path)
 
 
-async def _send(
-    transport: Transport,
-    path: str,
-    file: Path,
-    offset: int,
-    length: int,
-    crc64nvme: str,
-    query: tuple[tuple[str, str], ...],
-) -> Answer:
-    answer = await transport.send(
-        Call(
-            "PUT",
-            path,
-            query,
-            objects.checksum_headers(length, crc64nvme),
-            partial(_blocks, file, offset, length) if length else b"",
-            transfer_deadline(length),
-        )
+async def _send(store: Store, operation: str, path: str, data: bytes, crc: str, **params: Any) -> dict[str, Any]:
+    return await ask(
+        store,
+        "write",
+        operation,
+        path,
+        DEADLINE + len(data) / _SLOWEST,
+        Body=data,
+        ChecksumCRC64NVME=crc,
+        # Some stores keep a checksum only where its algorithm is named.
+        ChecksumAlgorithm="CRC64NVME",
+        **params,
     )
-    if not answer.ok:
-        raise await refusal(transport, answer, path, "write")
-    return answer
 
 
-async def _blocks(file: Path, offset: int, length: int) -> AsyncIterator[bytes]:
-    """Read in threads, so that neither the disk holds up the event loop nor a large part the memory."""
-    with await asyncio.to_thread(file.open, "rb") as stream:
-        await asyncio.to_thread(stream.seek, offset)
-        while length > 0:
-            block = await asyncio.to_thread(stream.read, min(_BLOCK, length))
-            if not block:
-                raise ChecksumMismatchError(f"{file} is shorter than it was")
-            length -= len(block)
-            yield block
+def _read(file: Path, offset: int, length: int) -> tuple[bytes, str]:
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        data = stream.read(length)
+    if len(data) < length:
+        raise ChecksumMismatchError(f"{file} changed while it was sent to S3: it is shorter than it was")
+    return data, crc64nvme(data)

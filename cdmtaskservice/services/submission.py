@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import structlog
 
@@ -36,6 +38,9 @@ from cdmtaskservice.store.files import FileStore
 from cdmtaskservice.store.jobs import JobStore
 
 _log = structlog.get_logger(__name__)
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -94,16 +99,10 @@ class Submission:
         check_renderable(job.params, placed, job.num_containers)
         site = self._sites.info(job.cluster)
         self._check_roles(user, site)
-        await self._sites.check_open(job.cluster)
-        check_limits(job, site)
-        self._check_cpu_hours(job)
-        image = await self._images.get(job.image)
+        _, image = await in_order(self._sites.check_open(job.cluster), self._find_image(job, site))
         allowed = self._authentication.allowed_paths(user)
         self._check_allowed("output_dir", [job.output_dir], allowed)
-        await self._s3.check_writable(job.output_dir)
-        self._check_allowed("input_files", job.files, allowed)
-        found_files = await self._s3.head_many(job.files)
-        check_checksums(job.input_files, found_files)
+        _, found_files = await in_order(self._s3.check_writable(job.output_dir), self._look_at_inputs(job, allowed))
         return await self._store(user, job, site, image, places, found_files, key)
 
     async def _find_same(self, key: tuple[str, str]) -> str | None:
@@ -116,6 +115,17 @@ class Submission:
                 f"The Idempotency-Key was used for another request, which made job {job_id}; use a new key"
             )
         return job_id
+
+    async def _find_image(self, job: JobInput, site: SiteInfo) -> ImageRecord:
+        check_limits(job, site)
+        self._check_cpu_hours(job)
+        return await self._images.get(job.image)
+
+    async def _look_at_inputs(self, job: JobInput, allowed: Sequence[str]) -> Sequence[S3Object]:
+        self._check_allowed("input_files", job.files, allowed)
+        found = await self._s3.head_many(job.files)
+        check_checksums(job.input_files, found)
+        return found
 
     def _check_roles(self, user: Principal, site: SiteInfo) -> None:
         kind: SiteKind = site.kind  # type: ignore[assignment]
@@ -204,6 +214,20 @@ class Submission:
         await self._files.delete(job_id)
         await self._containers.delete(job_id)
         await self._jobs.settle(job_id)
+
+
+async def in_order(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """What both give, looked up at once.
+
+    Faults are as if `second` had come after `first`: that of `first` is raised, at once, whatever becomes of `second`.
+    """
+    ahead = asyncio.create_task(second)
+    try:
+        return await first, await ahead
+    finally:
+        if not ahead.done():
+            ahead.cancel()
+        await asyncio.gather(ahead, return_exceptions=True)
 
 
 def check_limits(job: JobInput, site: SiteInfo) -> None:

@@ -25,7 +25,7 @@ from cdmtaskservice.domain.errors import (
     S3PathInaccessibleError,
 )
 from cdmtaskservice.s3 import uploading
-from cdmtaskservice.s3.checksum import crc64nvme, crc64nvme_of_file
+from cdmtaskservice.s3.checksum import crc64nvme
 from cdmtaskservice.s3.client import S3Client
 from cdmtaskservice.s3.model import S3Config
 
@@ -43,6 +43,10 @@ class Request:
     target: str
     headers: dict[str, str]
     number: int
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
 
 
 Script = Callable[[Request], bytes | None]
@@ -188,14 +192,24 @@ async def test_a_store_that_keeps_failing_is_given_up_soon(call: str, answer: by
     async with fake_store(lambda _: answer) as (store, client):
         await _raises_in_time(DependencyUnavailableError, CALLS[call](client), "4 attempts failed")
         assert store.seen
-        for target in {request.target for request in store.seen}:
-            assert sum(request.target == target for request in store.seen) <= 8, "aiohttp itself may repeat once"
+        for path in {request.path for request in store.seen}:
+            assert sum(request.path == path for request in store.seen) <= 8, "aiohttp itself may repeat once"
 
 
 @pytest.mark.parametrize("answer", FAULTS)
 async def test_a_passing_fault_is_not_noticed(answer: bytes) -> None:
     async with fake_store(lambda request: answer if request.number < 2 else found(7)) as (_, client):
         assert (await client.head("bucket/key")).size == 7
+
+
+@pytest.mark.parametrize("size", [4, len(DATA)])
+async def test_bytes_are_sent_again_from_their_beginning(tmp_path: Path, size: int) -> None:
+    (tmp_path / "file").write_bytes(DATA[:size])
+    answer = reply(200, x_amz_checksum_crc64nvme=crc64nvme(DATA[:size]))
+    async with fake_store(lambda request: answer if request.number in (2, 5) else SLOW_DOWN) as (store, client):
+        await client.put("bucket/key", DATA[:size])
+        await client.upload_file("bucket/key", tmp_path / "file")
+        assert [request.headers["content-length"] for request in store.seen] == [str(size)] * 6
 
 
 async def test_a_no_is_not_asked_twice() -> None:
@@ -209,7 +223,7 @@ async def test_a_missing_file_beside_slow_ones_stops_the_batch() -> None:
     def script(request: Request) -> bytes | None:
         if request.target == "/bucket":
             return reply(200)
-        number = int(request.target.rpartition("/")[2])
+        number = int(request.path.rpartition("/")[2])
         return found() if number < 20 else reply(404) if number == 20 else None
 
     async with fake_store(script) as (store, client):
@@ -354,7 +368,30 @@ async def test_a_cancelled_upload_leaves_no_parts(tmp_path: Path, monkeypatch: p
         assert (store.seen[0].method, store.seen[-1].method) == ("POST", "DELETE")
 
 
-async def test_certificates_are_checked_unless_told_otherwise(tmp_path: Path) -> None:
+async def test_settings_of_other_aws_clients_are_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("[default]\nendpoint_url = http://127.0.0.1:9\n")
+    for name, value in {
+        "AWS_PROFILE": "nobody",
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "http_proxy": "http://127.0.0.1:9",
+    }.items():
+        monkeypatch.setenv(name, value)
+    async with fake_store(lambda _: found(0)) as (_, client):
+        await client.check_bucket("bucket")
+        await client.head("bucket/key")
+
+
+@pytest.mark.parametrize("path", ["Größe/key", "a b/key", "x" * 256 + "/key"])
+async def test_a_bucket_that_cannot_be(path: str) -> None:
+    async with fake_store(lambda _: reply(200)) as (store, client):
+        with pytest.raises(IllegalS3PathError, match=path):
+            await client.put(path, DATA)
+        assert store.seen == []
+
+
+async def test_certificates_are_checked_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not shutil.which("openssl"):
         pytest.skip("needs openssl to make a certificate")
     key, certificate = tmp_path / "key", tmp_path / "certificate"
@@ -371,22 +408,28 @@ async def test_certificates_are_checked_unless_told_otherwise(tmp_path: Path) ->
         async with fake_store(lambda _: found(3), context, insecure_tls=insecure) as (_, client):
             if insecure:
                 assert (await client.head("bucket/key")).size == 3
+                await client.check_bucket("bucket")
             else:
                 await _raises_in_time(DependencyUnavailableError, client.head("bucket/key"))
+                await _raises_in_time(DependencyUnavailableError, client.check_bucket("bucket"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with fake_store(lambda _: found(3), context) as (_, client):
+        await client.check_bucket("bucket")
 
 
 async def test_a_file_that_shrinks_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     file.write_bytes(DATA)
 
-    async def sum_then_shrink(path: Path, offset: int, length: int) -> str:
-        value = await crc64nvme_of_file(path, offset, length)
+    def shrink_then_read(path: Path, offset: int, length: int) -> tuple[bytes, str]:
         path.write_bytes(DATA[:1000])
-        return value
+        return read(path, offset, length)
 
-    monkeypatch.setattr(uploading, "crc64nvme_of_file", sum_then_shrink)
-    async with fake_store(lambda _: reply(200)) as (_, client):
+    read = uploading._read
+    monkeypatch.setattr(uploading, "_read", shrink_then_read)
+    async with fake_store(lambda _: reply(200)) as (store, client):
         await _raises_in_time(ChecksumMismatchError, client.upload_file("bucket/key", file), "changed")
+        assert store.seen == []
 
 
 async def test_a_closed_client_says_so() -> None:

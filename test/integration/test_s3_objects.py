@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -113,9 +114,11 @@ async def test_wrong_credentials_are_the_services_fault(stack: EmbeddedStack) ->
                 assert "wrong-secret" not in failure.value.message
 
 
-async def test_wrong_clock_is_the_services_fault(stack: EmbeddedStack) -> None:
+async def test_wrong_clock_is_the_services_fault(stack: EmbeddedStack, monkeypatch: pytest.MonkeyPatch) -> None:
     config = S3Config(stack.s3.url, stack.s3.access_key, SecretStr(stack.s3.secret_key))
-    async with S3Client.create(config, clock=lambda: 1_000_000_000.0) as late:
+    moment = datetime.datetime.fromtimestamp(1_000_000_000, datetime.UTC)
+    monkeypatch.setattr("botocore.crt.auth.get_current_datetime", lambda **_: moment)
+    async with S3Client.create(config, clock=moment.timestamp) as late:
         with pytest.raises(DependencyUnavailableError, match=r"RequestTimeTooSkewed.*clock"):
             await late.head("bucket/key")
 
