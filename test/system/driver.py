@@ -43,7 +43,7 @@ async def until(condition: Callable[[], Awaitable[T | None]], what: str, within:
     """Poll until the condition gives something true; fails after `within` seconds."""
     deadline = time.monotonic() + within
     while True:
-        if found := await condition():
+        if (found := await condition()) is not None and found is not False:
             return found
         assert time.monotonic() < deadline, f"not within {within} s: {what}"
         await asyncio.sleep(0.1)
@@ -123,13 +123,21 @@ class Driver:
 
     async def job(self, job_id: str) -> dict[str, Any]:
         """The job as its owner sees it."""
-        reply = await self.client().get(f"/jobs/{job_id}")
-        assert reply.status_code == 200, reply.text
-        return dict(reply.json())
+        return dict(await self._get("ann", f"/jobs/{job_id}"))
 
     async def admin(self, path: str) -> Any:
         """What an administrator gets from a path."""
-        reply = await self.client("admin").get(path)
+        return await self._get("admin", path)
+
+    async def _get(self, user: str, path: str) -> Any:
+        """The body of a GET, asked again where the service dies over it."""
+
+        async def answered() -> httpx.Response | None:
+            with contextlib.suppress(httpx.TransportError):
+                return await self.client(user).get(path)
+            return None
+
+        reply = await until(answered, f"GET {path} is answered")
         assert reply.status_code == 200, reply.text
         return reply.json()
 
