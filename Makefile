@@ -17,7 +17,7 @@ demo: setup ## run the whole service on this machine, and a job through it (KEEP
 # Without the container tools the tests that need them are skipped, and say so; with CTS_REQUIRE_PARTS they fail.
 test: venv ## run all tests under coverage (ARGS: arguments for pytest)
 	@$(RUN) cdmtaskservice.embedded.debian $(PARTS) || test -z "$$CTS_REQUIRE_PARTS"
-	@$(RUN) pytest --cov --cov-report=term $(ARGS)
+	@$(RUN) pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov --cov-report=term $(ARGS)
 
 lint: venv ## check style, format and types
 	@$(RUN) ruff check --quiet .

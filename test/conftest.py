@@ -6,10 +6,26 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from cdmtaskservice.embedded.image import Pushed, push_seqtool
 from cdmtaskservice.embedded.stack import EmbeddedStack, default_parts, missing_parts
+
+
+# How long an example takes says more of the machine's other work than of the code.
+hypothesis.settings.register_profile("cts", deadline=None)
+hypothesis.settings.load_profile("cts")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """With CTS_REQUIRE_PARTS a test that is skipped has failed: something that it needs is missing."""
+    report: pytest.TestReport = yield
+    if report.skipped and os.environ.get("CTS_REQUIRE_PARTS"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and CTS_REQUIRE_PARTS is set: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

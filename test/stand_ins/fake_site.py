@@ -16,7 +16,7 @@ from cdmtaskservice.sites.base import (
 )
 
 
-async def _nothing() -> None:
+async def nothing() -> None:
     return None
 
 
@@ -55,7 +55,7 @@ class FakeSite:
         """So many more calls of `end` leave what runs running."""
         self.bug: Exception | None = None
         """What every poll raises, though no engine is away."""
-        self.during_poll: Callable[[], Awaitable[None]] = _nothing
+        self.during_poll: Callable[[], Awaitable[None]] = nothing
         """Runs after the engine has been asked and before its answer is read."""
 
     @property

@@ -33,6 +33,9 @@ BAD: Sequence[JobState] = (*GOOD[:3], S.ERROR_PROCESSING_SUBMITTING, S.ERROR_PRO
 
 IMAGE = ImageRecord("localhost/a/b", "sha256:" + "0" * 64, ("/run",), "admin", START, tag="1.0")
 
+R = Run("j", 0, 1)
+"""The first run of the job that `JobHouse.submitted` stores unless it is told otherwise."""
+
 
 def a_job(job_id: str, containers: int = 1, **kwargs: Any) -> JobRecord:
     """A job as a submission would store it."""
@@ -59,6 +62,10 @@ def a_job(job_id: str, containers: int = 1, **kwargs: Any) -> JobRecord:
         "logpath": f"logs/{job_id}/",
     }
     return JobRecord(**(values | kwargs))
+
+
+def states(job: JobRecord) -> list[JobState]:
+    return [t.state for t in job.transitions]
 
 
 class JobHouse:

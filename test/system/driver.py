@@ -43,7 +43,7 @@ async def until(condition: Callable[[], Awaitable[T | None]], what: str, within:
     """Poll until the condition gives something true; fails after `within` seconds."""
     deadline = time.monotonic() + within
     while True:
-        if (found := await condition()) is not None and found is not False:
+        if found := await condition():
             return found
         assert time.monotonic() < deadline, f"not within {within} s: {what}"
         await asyncio.sleep(0.1)

@@ -156,13 +156,22 @@ async def test_bodies_that_are_no_job(body: bytes, services: FakeServices, clien
 
 
 @pytest.mark.parametrize(
-    "kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json", "\xff"]
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json", "\xff"]
 )
-async def test_bodies_of_another_type(kind: str | None, services: FakeServices, client: Client) -> None:
-    headers = {} if kind is None else {"Content-Type": kind.encode("latin-1")}
+async def test_bodies_of_another_type(kind: str, services: FakeServices, client: Client) -> None:
+    headers = {"Content-Type": kind.encode("latin-1")}
     response = await client.send("POST", "/jobs", "ann", content=json.dumps(JOB_INPUT), headers=headers)
-    assert (response.status_code, _error(response)["appcode"]) == (400, 30010)
+    error = _error(response)
+    assert (response.status_code, error["appcode"]) == (400, 30010)
+    assert "Content-Type: application/json" in error["message"]
     assert services.submission.calls == []
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": ""}])
+async def test_bodies_of_no_type_are_json(headers: dict[str, str], services: FakeServices, client: Client) -> None:
+    response = await client.send("POST", "/jobs", "ann", content=json.dumps(JOB_INPUT), headers=headers)
+    assert response.status_code == 200, response.text
+    assert len(services.submission.calls) == 1
 
 
 async def test_message_of_a_validation_error_names_field_and_fault(client: Client) -> None:
@@ -181,6 +190,9 @@ async def test_details_hold_nothing_huge(client: Client) -> None:
     error = _error(response)
     assert "more faults" in error["message"]
     assert len(response.content) < 100_000
+    response = await client.send("POST", "/jobs", "ann", json={**JOB_INPUT, "n" * 10**6: 1})
+    assert _error(response)["request_validation_detail"][0]["loc"][1].startswith("nnn")
+    assert len(response.content) < 2_000
 
 
 async def test_announced_body_too_large(services: FakeServices, client: Client) -> None:

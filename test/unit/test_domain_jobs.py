@@ -125,6 +125,7 @@ def test_required_fields(field: str) -> None:
         ("name", "n" * 100),
         ("tags", tuple(f"{i:050}" for i in range(20))),
         ("input_roots", ()),
+        pytest.param("input_roots", ("",) * 10_000, id="input_roots-most"),
         ("runtime", datetime.timedelta(seconds=1)),
     ],
 )
@@ -156,6 +157,7 @@ def test_values_at_their_limits(field: str, value: object) -> None:
         ("input_roots", "bucket"),
         ("input_roots", ["/bucket"]),
         ("input_roots", [None]),
+        pytest.param("input_roots", [""] * 10_001, id="input_roots-too-many"),
         ("gpus", -1),
         ("name", ""),
         ("name", "n" * 101),
