@@ -12,7 +12,6 @@ import pytest
 from cdmtaskservice.embedded.image import Pushed, push_seqtool
 from cdmtaskservice.embedded.stack import EmbeddedStack, default_parts, missing_parts
 
-
 # How long an example takes says more of the machine's other work than of the code.
 hypothesis.settings.register_profile("cts", deadline=None)
 hypothesis.settings.load_profile("cts")
