@@ -73,9 +73,19 @@ class Effort:
 
     quick: bool = False
 
+    @property
+    def most_files(self) -> int:
+        """Files of the largest jobs."""
+        return self.times(10_000, 2000)
+
     def times(self, full: int, quick: int) -> int:
         """How often to do something."""
         return quick if self.quick else full
+
+
+def files_of(count: int) -> str:
+    """So many files, in words."""
+    return "one file" if count == 1 else f"{count:,} files"
 
 
 def median(samples: Sequence[float]) -> float:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _MIB = 1 << 20
@@ -50,11 +49,6 @@ class CpuWatch:
         self._begun = time.monotonic()
         self._before = {name: cpu_seconds(pid) for name, pid in self._pids.items()}
         self._machine = machine_cpu_seconds()
-
-    @classmethod
-    def of(cls, **pids: int | None) -> Self:
-        """For these processes."""
-        return cls(pids)
 
     def cpus(self) -> dict[str, float]:
         """CPUs in use on average: of each process, and of `others`, whatever else runs on this machine."""

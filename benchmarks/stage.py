@@ -19,14 +19,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from benchmarks.load import Caller, Refused, hammer
-from benchmarks.processes import CpuWatch
+from benchmarks.processes import CpuWatch, cpu_seconds
 from cdmtaskservice.embedded.image import Pushed, push_seqtool
 from cdmtaskservice.embedded.service import BUCKET, LOG_BUCKET, EmbeddedService
 from cdmtaskservice.embedded.stack import EmbeddedStack
 from cdmtaskservice.s3.client import S3Client
 from cdmtaskservice.s3.model import S3Config, S3Object
-from pydantic import SecretStr
 
 TERMINAL = frozenset({"complete", "error", "canceled"})
 _PATIENCE = 120.0
@@ -65,6 +66,12 @@ class Stage:
         home = self.stack.root / f"h{next(self._homes)}"
         sleepers = {} if real_workers else _sleepers(self.stack.root)
         return EmbeddedService(self.stack, home, {**sleepers, **(settings or {})})
+
+    def watch(self, service: EmbeddedService | None = None) -> CpuWatch:
+        """Who uses the CPUs from now on."""
+        parts: dict[str, int | None] = {} if service is None else {"service": service.pid}
+        parts |= {"database": self.stack.database.pid, "s3": self.stack.s3_store.pid, "client": os.getpid()}
+        return CpuWatch(parts)
 
     @asynccontextmanager
     async def house(
@@ -107,22 +114,25 @@ class House:
 
     def watch(self) -> CpuWatch:
         """Who uses the CPUs from now on."""
-        stack = self.stage.stack
-        return CpuWatch.of(
-            service=self.service.pid,
-            database=stack.database.pid,
-            s3=stack.s3_store.pid,
-            broker=stack.broker.pid,
-            client=os.getpid(),
-        )
+        return self.stage.watch(self.service)
 
-    def job(self, files: Sequence[str], containers: int = 1, output_dir: str | None = None) -> bytes:
-        """The body of a job; to be sent as it is, so that writing it is not measured."""
+    def cpu_since(self, before: float = 0.0) -> float:
+        """CPU seconds of the service, less those before: unlike rates, they say much on a machine with other work."""
+        return cpu_seconds(self.service.pid or 0) - before
+
+    def job(
+        self,
+        files: Sequence[str],
+        containers: int = 1,
+        output_dir: str | None = None,
+        args: Sequence[str] = ("say", "1"),
+    ) -> bytes:
+        """The body of a job, as it is sent."""
         return json.dumps(
             {
                 "cluster": "local",
                 "image": self.stage.image.by_tag,
-                "params": {"args": ["say", "1"]},
+                "params": {"args": list(args)},
                 "num_containers": containers,
                 "memory": "50MB",
                 "runtime": 60,

@@ -46,6 +46,8 @@ def create_app(
         lifespan=lifespan,
         # A redirect would lose the token in many a client; slashes at the end are dropped before routing instead.
         redirect_slashes=False,
+        # Clients send JSON without saying so; tokens never come by themselves, as cookies do, so nobody can be tricked.
+        strict_content_type=False,
         generate_unique_id_function=_operation_id,
         swagger_ui_oauth2_redirect_url=None,
     )

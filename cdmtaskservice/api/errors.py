@@ -30,6 +30,7 @@ MAX_DETAILS = 100
 """Faults of one request that are listed; a body of ten thousand wrong entries needs no more."""
 
 _MAX_SHOWN_TEXT = 500
+_MAX_SHOWN_NAME = 100
 _MAX_SHOWN_VALUES = 50
 _IN_MESSAGE = 3
 
@@ -144,9 +145,15 @@ _UNAVAILABLE = (
 )
 
 
+_NOT_JSON = "The body must be JSON: send it with the header 'Content-Type: application/json'"
+
+
 def _safe_fault(fault: Mapping[str, Any]) -> dict[str, Any]:
     """A fault as the framework lists it, with nothing in it that JSON cannot hold or that is huge."""
-    safe: dict[str, Any] = {"type": fault["type"], "loc": list(fault["loc"]), "msg": _cut(str(fault["msg"]))}
+    location = [_cut(part, _MAX_SHOWN_NAME) if isinstance(part, str) else part for part in fault["loc"]]
+    # The framework hands on what was announced as something else than JSON as the bytes that it is.
+    unread = location == ["body"] and isinstance(fault.get("input"), bytes)
+    safe: dict[str, Any] = {"type": fault["type"], "loc": location, "msg": _NOT_JSON if unread else _cut(fault["msg"])}
     if "input" in fault:
         safe["input"] = _safe_value(fault["input"])
     if fault.get("ctx"):
@@ -155,7 +162,7 @@ def _safe_fault(fault: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_words(fault: Mapping[str, Any]) -> str:
-    place = ".".join(_cut(str(part), 100) for part in fault["loc"])
+    place = ".".join(map(str, fault["loc"]))
     return f"{place}: {str(fault['msg']).removeprefix('Value error, ')}"
 
 

@@ -126,7 +126,9 @@ class JobInputPreview(StrictModel):
         description="Time limit per container: seconds, or an ISO 8601 duration. Enforced.",
         examples=["PT5M"],
     )
-    input_roots: Annotated[tuple[InputRoot, ...], BeforeValidator(must_be_list)] | None = Field(
+    input_roots: (
+        Annotated[tuple[InputRoot, ...], Field(max_length=MAX_INPUT_FILES), BeforeValidator(must_be_list)] | None
+    ) = Field(
         default=None,
         description="S3 prefixes: files under one keep their path below it, the longest root wins. With an empty "
         "string the whole path is kept, bucket included. Files under none are placed flat.",

@@ -72,8 +72,8 @@ class ContainerJobs:
             return await self._finish(job)
         if job.state is JobState.CANCELING:
             return await self._cancel(job)
-        failed = full and await self._tend(job, reachable_since)
-        return Wait(job, 0.0 if failed else self._config.look_delay)
+        failed, held = await self._tend(job, reachable_since) if full else (False, job.waiting)
+        return Wait(job, 0.0 if failed else self._config.look_delay, held)
 
     def _site(self, job: JobRecord) -> Site:
         try:
@@ -134,10 +134,10 @@ class ContainerJobs:
         await self._files.put_outputs(job.id, gathered)
         return gathered
 
-    async def _tend(self, job: JobRecord, reachable_since: datetime.datetime) -> bool:
+    async def _tend(self, job: JobRecord, reachable_since: datetime.datetime) -> tuple[bool, str | None]:
         """See to it that every container which is not over is with the engine, once.
 
-        Returns whether a container was failed, which the job must follow.
+        Returns whether a container was failed, which the job must follow, and what the engine says holds one up.
         """
         site = self._site(job)
         live = {Run(job.id, c.number, c.attempt): c for c in await self._containers.live(job.id)}
@@ -164,7 +164,8 @@ class ContainerJobs:
             await site.end(runs, why)
         if submit:
             await site.submit(submit)
-        return failed
+        held = (f"container {run.container}: {status.detail}" for run, status in statuses.items() if status.holds_up)
+        return failed, next(held, None)
 
     def _may_retry(self, container: ContainerRecord) -> bool:
         # What its program did is known once it is in the error branch, and its job may be there with it: no way back.

@@ -72,7 +72,7 @@ class Jobs:
     async def get(self, viewer: Principal | None, job_id: str) -> tuple[JobRecord, InputFiles, OutputFiles]:
         """The job with its files."""
         job = await self.find(job_id, viewer)
-        inputs = await self._files.inputs(job_id)
+        inputs = await self._files.inputs(job_id, stop=job.input_file_count)
         outputs = await self._files.outputs(job_id) if job.state.is_terminal else OutputFiles()
         return job, inputs, outputs
 

@@ -150,8 +150,7 @@ class Workers:
         await self._current(job, number, claim.attempt)
         paths = [check_output_path(f.path) for f in request.files]
         targets = [check_s3_path(_output_dir(job, number) + path) for path in paths]
-        if job.containers > 1 and not job.input["params"]["declobber"]:
-            await self._claim_outputs(job, number, paths)
+        await self._claim_outputs(job, number, paths)
         files = [
             {"path": f.path, **await self._presign(target, f.size, f.crc64nvme, f.parts)}
             for f, target in zip(request.files, targets, strict=True)
@@ -201,6 +200,8 @@ class Workers:
         outputs = None
         if state is JobState.COMPLETE:
             outputs = await self._verified(await self._immutable(job_id), number, update)
+            if attempt is None:
+                await self._claim_reported(job_id, number, outputs)
             if len(outputs) > _INLINE_OUTPUTS:
                 outputs = await self._store_outputs(job_id, number, attempt, outputs)
         now = self._clock()
@@ -298,7 +299,16 @@ class Workers:
 
     # Uploads and outputs
 
+    async def _claim_reported(self, job_id: str, number: int, outputs: OutputFiles) -> None:
+        """An external executor may have written outputs without asking for uploads, where they would be claimed."""
+        job = await self._job(job_id)
+        if not job.state.is_terminal:  # else claims are of no use any more, and nobody would release them
+            directory = _output_dir(job, number)
+            await self._claim_outputs(job, number, [file.removeprefix(directory) for file in outputs.files])
+
     async def _claim_outputs(self, job: JobRecord, number: int, paths: Sequence[str]) -> None:
+        if job.containers == 1 or job.input["params"]["declobber"]:
+            return
         taken = await self._files.claim_outputs(job.id, number, paths)
         if taken is not None:
             path, other = taken

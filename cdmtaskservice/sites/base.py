@@ -61,6 +61,11 @@ class RunStatus:
     state: RunState
     detail: str | None = None
 
+    @property
+    def holds_up(self) -> bool:
+        """Whether `detail` says why a run that is not over does not go on."""
+        return self.detail is not None and self.state in {RunState.QUEUED, RunState.RUNNING}
+
 
 @dataclass(frozen=True)
 class SiteHealth:

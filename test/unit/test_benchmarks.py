@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 
 import pytest
 from bson import encode
@@ -41,8 +42,6 @@ async def _note(done: list[int], number: int) -> None:
 
 
 def test_processes_are_read():
-    import os
-
     assert cpu_seconds(os.getpid()) > 0
     assert cpu_seconds(2**22 + 1) == 0
     rss, pss = memory_mib(os.getpid())
@@ -105,4 +104,5 @@ def test_unknown_benchmarks_are_refused_with_the_names_of_those_there_are(capsys
     with pytest.raises(SystemExit) as stopped:
         main(["--only", "nothing"])
     assert stopped.value.code == 2
-    assert all(name in capsys.readouterr().err for name in BENCHMARKS)
+    told = capsys.readouterr().err
+    assert all(name in told for name in BENCHMARKS)
