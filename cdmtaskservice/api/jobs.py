@@ -16,7 +16,7 @@ from cdmtaskservice.api.paging import cursor_after
 from cdmtaskservice.api.parameters import MAX_OFFSET, ContainerNumber, JobId, WantedJobs
 from cdmtaskservice.api.parts import Parts
 from cdmtaskservice.api.responses import JsonResponse, no_content
-from cdmtaskservice.domain.errors import ErrorType
+from cdmtaskservice.domain.errors import ErrorType, UnsupportedOperationError
 from cdmtaskservice.domain.filters import JobFilter
 from cdmtaskservice.domain.jobs import JobInput
 from cdmtaskservice.domain.records import JobRecord
@@ -26,11 +26,12 @@ router = APIRouter(route_class=GuardedRoute, tags=[openapi.JOBS])
 
 Seek = Annotated[int, Query(ge=0, le=MAX_OFFSET, description="Leave out so many bytes at the start")]
 Length = Annotated[int | None, Query(ge=1, le=MAX_OFFSET, description="Give so many bytes at most")]
+Follow = Annotated[bool, Query(description="Go on while the container runs; not supported yet")]
 
 _NO_JOB = openapi.errors(ErrorType.NO_SUCH_JOB)
-_LOG_RESPONSES = openapi.errors(ErrorType.NO_SUCH_JOB, ErrorType.NO_SUCH_SUBJOB, ErrorType.NO_LOGS) | {
-    200: {"description": "The log", "content": {"text/plain": {"schema": {"type": "string"}}}}
-}
+_LOG_RESPONSES = openapi.errors(
+    ErrorType.NO_SUCH_JOB, ErrorType.NO_SUCH_SUBJOB, ErrorType.NO_LOGS, ErrorType.UNSUPPORTED
+) | {200: {"description": "The log", "content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
 @router.post(
@@ -109,8 +110,10 @@ async def get_job_stdout(
     parts: Parts,
     seek: Seek = 0,
     length: Length = None,
+    follow: Follow = False,
 ) -> Response:
     """The container's log, or the bytes of it that `seek` and `length` name."""
+    _refuse_to_follow(follow)
     log = await parts.jobs.log(user, job_id, container_number, "stdout", seek, length)
     return LogResponse(log, job_id, container_number, "stdout")
 
@@ -128,8 +131,10 @@ async def get_job_stderr(
     parts: Parts,
     seek: Seek = 0,
     length: Length = None,
+    follow: Follow = False,
 ) -> Response:
     """The container's log, or the bytes of it that `seek` and `length` name."""
+    _refuse_to_follow(follow)
     log = await parts.jobs.log(user, job_id, container_number, "stderr", seek, length)
     return LogResponse(log, job_id, container_number, "stderr")
 
@@ -178,3 +183,10 @@ class LogResponse(StreamingResponse):
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+def _refuse_to_follow(follow: bool) -> None:
+    if follow:
+        raise UnsupportedOperationError(
+            "Logs cannot be followed yet: ask again without follow, when the container is over"
+        )

@@ -188,6 +188,7 @@ class Job(JobPreview):
 
     job_input: JobInput
     outputs: list[OutputFile]
+    waiting: str | Left = Field(default=None, description="Why the job does not move on, where something holds it up")
 
 
 class AdminJobDetails(Job):
@@ -196,7 +197,6 @@ class AdminJobDetails(Job):
     transition_times: list[AdminTransitionTime]  # type: ignore[assignment]
     admin_error: str | Left = None
     traceback: str | Left = None
-    waiting: str | Left = Field(default=None, description="Why the job does not move on, where it does not")
     cleaned: bool = Field(description="Whether the job's files were removed from the site")
     htcondor_details: dict[str, list[int | str]] | Left = None
     jaws_details: dict[str, list[str]] | Left = None

@@ -24,6 +24,12 @@ View: TypeAlias = dict[str, Any]
 
 _GB = 10**9
 
+_WAITING = (
+    "The site, or a service that the job needs, does not answer or has no room just now. The job goes on by itself as "
+    "soon as it can; an administrator can see what holds it up."
+)
+"""For the owner. The reason itself is for administrators, as it may name what is inside."""
+
 
 def job_status(job: JobRecord) -> View:
     """*JobStatus*."""
@@ -51,6 +57,8 @@ def job_details(job: JobRecord, inputs: InputFiles, outputs: OutputFiles) -> Vie
     view = job_preview(job)
     view["job_input"] = {**job.input, "input_files": _input_files(inputs)}
     view["outputs"] = output_files(outputs)
+    if job.waiting is not None and not job.state.is_terminal:
+        view["waiting"] = _WAITING
     return view
 
 

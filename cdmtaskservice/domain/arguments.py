@@ -90,8 +90,14 @@ def check_renderable(parameters: Parameters, files: Sequence[PlacedFile], num_co
     if asked and asked.manifest_file_format is ManifestFileFormat.DATA_IDS:
         _data_ids(files)
     if num_containers is not None:
+        rest, own = _parted(parameters)
+        # Without its files a container is told as much as any other whose number has as many digits.
+        sizes: dict[int, _Size] = {}
         for n, share in enumerate(split_files(len(files), num_containers)):
-            _check_size(n, render(parameters, n, files[share.start : share.stop]))
+            digits = len(str(n))
+            if digits not in sizes:
+                sizes[digits] = _size(render(rest, n, files[:1]))
+            _check_size(n, sizes[digits], _size(render(own, n, files[share.start : share.stop])))
 
 
 @dataclass(frozen=True)
@@ -155,11 +161,39 @@ def _data_ids(files: Sequence[PlacedFile]) -> list[str]:
     return ids
 
 
-def _check_size(container: int, rendered: Rendered) -> None:
+@dataclass(frozen=True)
+class _Size:
+    """Bytes of the longest argument or variable, and of all together with what the kernel adds to them."""
+
+    longest: int
+    total: int
+
+
+def _parted(parameters: Parameters) -> tuple[Parameters, Parameters]:
+    """The parameters without the one that stands for files, and that one alone."""
+    asked = parameters.file_parameter
+    args, environment = parameters.args or (), parameters.environment or {}
+
+    def part(with_files: bool) -> Parameters:
+        return parameters.model_copy(
+            update={
+                "args": tuple(a for a in args if (a is asked) is with_files),
+                "environment": {k: v for k, v in environment.items() if (v is asked) is with_files},
+            }
+        )
+
+    return part(False), part(True)
+
+
+def _size(rendered: Rendered) -> _Size:
     strings = [*rendered.args, *(f"{name}={value}" for name, value in rendered.environment.items())]
     sizes = [len(s.encode()) + 1 for s in strings]
-    longest = max(sizes, default=0)
-    total = sum(sizes) + _POINTER * len(sizes)
+    return _Size(max(sizes, default=0), sum(sizes) + _POINTER * len(sizes))
+
+
+def _check_size(container: int, *sizes: _Size) -> None:
+    longest = max(s.longest for s in sizes)
+    total = sum(s.total for s in sizes)
     if longest > _MAX_STRING:
         what = f"an argument or environment variable of {longest - 1} bytes, more than the {_MAX_STRING - 1}"
     elif total > _MAX_TOTAL:

@@ -38,6 +38,10 @@ _MAX_HEADER = 1000
 _FLAG_LENGTHS = range(2, 257)
 
 
+_MAX_ARGS = 10_000
+"""Far more than a command line needs; each costs time when a request is checked."""
+
+
 class StrictModel(BaseModel):
     """A frozen model that refuses fields it does not know, with a message that names them."""
 
@@ -320,7 +324,7 @@ class Parameters(StrictModel):
     declobber: bool = Field(
         default=False, description="Put each container's outputs below its number in the output directory."
     )
-    args: Annotated[tuple[Argument, ...], BeforeValidator(must_be_list)] | None = Field(
+    args: Annotated[tuple[Argument, ...], Field(max_length=_MAX_ARGS), BeforeValidator(must_be_list)] | None = Field(
         default=None,
         description="Arguments to the image's entrypoint. They arrive as a list, byte for byte.",
         examples=[["--in", {"type": "input_files", "input_files_format": "comma_separated_list"}]],

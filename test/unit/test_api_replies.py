@@ -201,6 +201,16 @@ async def test_job_has_its_files_and_results(services: FakeServices, client: Cli
     assert without_ids == [{"file": "cts-data/in/sample-0.fa", "crc64nvme": CRC}]
 
 
+async def test_an_owner_is_told_that_a_job_is_held_up_but_not_by_what(services: FakeServices, client: Client) -> None:
+    services.jobs.job = finished_job(state=JobState.JOB_SUBMITTED, waiting="/secret/disk is full")
+    shown = (await client.get("/jobs/job1", "ann")).json()
+    assert "goes on by itself" in shown["waiting"]
+    assert "secret" not in shown["waiting"]
+    assert "waiting" not in (await client.get("/jobs/job1/status", "ann")).json()
+    services.jobs.job = finished_job(state=JobState.JOB_SUBMITTED, waiting=None)
+    assert "waiting" not in (await client.get("/jobs/job1", "ann")).json()
+
+
 async def test_administrators_see_more(services: FakeServices, client: Client) -> None:
     shown = (await client.get("/admin/jobs/job1", "admin")).json()
     assert shown["cleaned"] is True
@@ -467,3 +477,9 @@ async def test_worker_files(path: str, content: bytes, sha256: str, client: Clie
         assert again.headers["etag"] == f'"{sha256}"'
     for other in ('"other"', sha256, ""):
         assert (await client.get(path, headers={"If-None-Match": other})).status_code == 200
+
+
+async def test_following_a_log_is_refused_rather_than_ignored(client: Client) -> None:
+    response = await client.get("/jobs/job1/log/0/stdout?follow=true", "ann")
+    assert (response.status_code, response.json()["error"]["appcode"]) == (400, 100000)
+    assert (await client.get("/jobs/job1/log/0/stderr?follow=false", "ann")).status_code == 200

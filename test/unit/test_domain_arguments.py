@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdmtaskservice.domain import arguments
 from cdmtaskservice.domain.arguments import Manifest, PlacedFile, check_renderable, render
 from cdmtaskservice.domain.errors import IllegalParameterError
 from cdmtaskservice.domain.jobs import Parameters
@@ -221,3 +222,11 @@ def test_a_comma_separated_list_that_passes_the_check_splits_into_its_files(name
         assert any("," in n for n in names)
         return
     assert render(parameters, 0, files).args[0].split(",") == [f"/input_files/{n}" for n in names]
+
+
+def test_the_size_check_does_not_grow_with_containers_times_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[int] = []
+    monkeypatch.setattr(arguments, "render", lambda p, n, f: rendered.append(len(p.args or ())) or render(p, n, f))
+    parameters = with_args(*[{"type": "container_number"}] * 500, files_as("repeat_parameter", "-i"))
+    check_renderable(parameters, [PlacedFile(str(i)) for i in range(1000)], 1000)
+    assert sum(rendered) == 3 * 500 + 1000  # numbers of one, two and three digits, and everybody's files

@@ -89,19 +89,22 @@ class HealthCheck:
             return "; ".join(found)
         wanted = self._config.container_runtime
         if (path := self._config.container_runtime_path) is not None:
-            return f"the name of {path} does not say which container runtime it is: set the runtime's kind"
+            return f"the name {path.name} does not say which container runtime it is: set the runtime's kind"
         names = "podman, docker or apptainer" if wanted == "auto" else wanted
         return f"there is no container runtime: {names} is not on the PATH of the service"
 
     async def _probe(self, kind: str, executable: str) -> str | None:
+        name = Path(executable).name
         try:
             outcome = await run_command([executable, *_PROBES[kind]], self._environment, _PROBE_TIMEOUT)
         except OSError as error:
-            return f"{executable} cannot be started: {error.strerror}"
+            return f"{name} cannot be started: {error.strerror}"
         if outcome.code is None:
-            return f"{executable} did not answer within {_PROBE_TIMEOUT:g} s"
+            return f"{name} did not answer within {_PROBE_TIMEOUT:g} s"
         if outcome.code != 0:
-            return f"{executable} does not work: {outcome.output[-300:]}"
+            # What it says names paths of this machine, and users read this reason.
+            _log.warning("container_runtime_does_not_work", executable=executable, output=outcome.output[-1000:])
+            return f"{name} does not work on the service's machine"
         return None
 
 
@@ -124,12 +127,12 @@ def _disk_and_token(config: LocalSiteConfig) -> str | None:
     try:
         free = shutil.disk_usage(directory).free
     except OSError as error:
-        return f"the working directory {directory} cannot be read: {error.strerror}"
+        return f"the working directory cannot be read: {error.strerror}"
     if not os.access(directory, os.W_OK | os.X_OK):
-        return f"the working directory {directory} cannot be written"
+        return "the working directory cannot be written"
     if free < config.min_free_disk:
         return (
-            f"the disk of {directory} has {free} bytes free, and {config.min_free_disk} are needed: "
+            f"the disk of the working directory has {free} bytes free, and {config.min_free_disk} are needed: "
             "free some space or lower the site's minimum"
         )
     return _token(config.token_file)
@@ -139,7 +142,9 @@ def _token(path: Path) -> str | None:
     try:
         with path.open(encoding="utf-8") as file:
             if not file.read(4096).strip():
-                return f"the executor's token file {path} is empty"
-    except (OSError, UnicodeDecodeError) as error:
-        return f"the executor's token file {path} cannot be read: {error}"
+                return "the executor's token file is empty"
+    except OSError as error:
+        return f"the executor's token file cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        return "the executor's token file holds no text"
     return None
