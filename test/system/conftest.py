@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cdmtaskservice.cli.demo_story import s3_client
 from cdmtaskservice.embedded.service import BUCKET, LOG_BUCKET, EmbeddedService
 from cdmtaskservice.embedded.stack import EmbeddedStack
 from cdmtaskservice.s3.client import S3Client
-from test.system.driver import Driver, s3_client
+from test.system.driver import Driver
 
 _homes = itertools.count()
 

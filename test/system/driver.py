@@ -10,13 +10,10 @@ from typing import Any, Self, TypeVar
 
 import httpx
 from aiokafka import AIOKafkaConsumer
-from pydantic import SecretStr
 
 from cdmtaskservice.embedded.image import Pushed
 from cdmtaskservice.embedded.service import BUCKET, EmbeddedService
-from cdmtaskservice.embedded.stack import EmbeddedStack
 from cdmtaskservice.s3.client import S3Client
-from cdmtaskservice.s3.model import S3Config
 
 TERMINAL = {"complete", "error", "canceled"}
 HAPPY = [
@@ -31,12 +28,6 @@ HAPPY = [
 FAILED = [*HAPPY[:4], "error_processing_submitting", "error_processing_submitted", "error"]
 
 T = TypeVar("T")
-
-
-def s3_client(stack: EmbeddedStack) -> S3Client:
-    """A client of a stack's S3 store."""
-    account = stack.s3
-    return S3Client.create(S3Config(account.url, account.access_key, SecretStr(account.secret_key)))
 
 
 async def until(condition: Callable[[], Awaitable[T | None]], what: str, within: float = 60.0) -> T:
