@@ -71,6 +71,8 @@ class LocalAuthenticator:
 
     async def _refresh(self) -> None:
         """Read the file again if it is another than the one that was read last."""
+        if self._loaded and _stamp(self._file) == self._read_at:
+            return
         async with self._reading:
             stamp = await asyncio.to_thread(_stamp, self._file)
             if self._loaded and stamp == self._read_at:

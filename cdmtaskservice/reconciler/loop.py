@@ -23,6 +23,12 @@ from cdmtaskservice.store.jobs import JobStore, Lease
 
 _log = structlog.get_logger(__name__)
 
+_REST = 4.0
+"""After a look a job is left alone for so many times as long as the look took, so that looks at it take a fifth of the
+time at most, however fast its containers report."""
+
+_LONGEST_REST = 1.0
+
 MAX_WANTED = 10_000
 """Hints that wait at once; whoever is turned away is found when its next look is due."""
 
@@ -83,6 +89,8 @@ class Reconciler:
         self._wanted: dict[str, bool] = {}
         """Jobs to look at now, and whether the look must be full."""
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._resting: dict[str, float] = {}
+        """Until when jobs that were just looked at are left alone, by the event loop's clock."""
         self._wake = asyncio.Event()
         self._stopping = False
         self._slots = asyncio.Semaphore(config.concurrency)
@@ -154,18 +162,29 @@ class Reconciler:
             await asyncio.sleep(self._config.coalesce)
 
     def _start_looks(self) -> None:
+        now = asyncio.get_running_loop().time()
         for job_id in list(self._wanted):
             if len(self._running) >= 4 * self._config.concurrency:
                 return
-            if job_id not in self._running:
+            if job_id not in self._running and self._resting.get(job_id, 0.0) <= now:
                 full = self._wanted.pop(job_id)
                 task = asyncio.create_task(self._look(job_id, full), name=f"look-{job_id}")
                 self._running[job_id] = task
-                task.add_done_callback(functools.partial(self._ended, job_id))
+                task.add_done_callback(functools.partial(self._ended, job_id, now))
 
-    def _ended(self, job_id: str, _: asyncio.Task[None]) -> None:
+    def _ended(self, job_id: str, begun: float, _: asyncio.Task[None]) -> None:
         self._running.pop(job_id, None)
-        self._wake.set()  # there is room for another look, or this job is wanted again
+        # A job whose looks are long, having many containers, rests after each: reports come faster than looks.
+        loop = asyncio.get_running_loop()
+        rest = min(_REST * (loop.time() - begun), _LONGEST_REST)
+        self._resting[job_id] = loop.time() + rest
+        loop.call_later(rest, self._rested, job_id)
+        self._wake.set()  # there is room for another look
+
+    def _rested(self, job_id: str) -> None:
+        self._resting.pop(job_id, None)
+        if job_id in self._wanted:
+            self._wake.set()
 
     async def _drain(self) -> None:
         if self._running:

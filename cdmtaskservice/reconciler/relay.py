@@ -61,9 +61,8 @@ class Relay:
         delay = self._interval
         while not self._stopping:
             self._wake.clear()
-            # One that fails must not cancel the others: a lease that is being taken then would be held by nobody.
-            drains = await asyncio.gather(*(self._drain() for _ in range(self._concurrency)), return_exceptions=True)
-            faults = [e for e in drains if isinstance(e, Exception)]
+            faults: list[Exception] = []
+            await self._drain(self._concurrency - 1, faults)
             delay = min(2 * delay, 10.0) if faults else self._interval
             for fault in faults:
                 if isinstance(fault, DependencyUnavailableError):
@@ -78,13 +77,24 @@ class Relay:
             except TimeoutError:
                 pass
 
-    async def _drain(self) -> None:
-        while not self._stopping:
-            now = self._clock()
-            owed = await self._jobs.lease_owed(now, now + self._lease)
-            if owed is None:
-                return
-            await self.publish(owed)
+    async def _drain(self, more: int, faults: list[Exception]) -> None:
+        """Publish until nothing is owed. A drain that finds something begins another one beside itself, which may do
+        so `more` times: where nothing is owed, the store is asked once.
+        """
+        async with asyncio.TaskGroup() as group:
+            try:
+                while not self._stopping:
+                    now = self._clock()
+                    owed = await self._jobs.lease_owed(now, now + self._lease)
+                    if owed is None:
+                        return
+                    if more:
+                        group.create_task(self._drain(more - 1, faults))
+                        more = 0
+                    await self.publish(owed)
+            except Exception as e:
+                # One that fails must not cancel the others: a lease that is being taken then would be held by nobody.
+                faults.append(e)
 
     async def publish(self, owed: OwedJob) -> int:
         """Publish what a job owes, in order; returns how many messages the broker took.
