@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import datetime
 import json
 import os
@@ -21,7 +22,7 @@ _OWN_TIMEOUT = 600.0
 _NO_SUCH = re.compile("no such (container|object)", re.IGNORECASE)
 
 
-class Engine:
+class Engine(abc.ABC):
     """What Podman and Docker have alike."""
 
     name = ""
@@ -109,8 +110,9 @@ class Engine:
     def _rm_options(self) -> Sequence[str]:
         return ()
 
+    @abc.abstractmethod
     def _gpus(self, count: int) -> Sequence[str]:
-        raise NotImplementedError
+        """The options that give a container so many GPUs."""
 
 
 class Podman(Engine):
