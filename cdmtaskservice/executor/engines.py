@@ -126,7 +126,7 @@ class Podman(Engine):
     def as_owner(self) -> Sequence[str]:
         return () if os.geteuid() == 0 else (self.path, "unshare")
 
-    def own_outputs(self, directory: str) -> None:  # noqa: B027 - most engines leave nothing to do
+    def own_outputs(self, directory: str) -> None:
         # Rootless, another user of the image is another sub-ID here; root of the user namespace is this process.
         for change in (["chown", "-R", "-h", "0:0"], ["chmod", "-R", "u+rwX"]) if self.as_owner() else ():
             run_command([*self.as_owner(), *change, "--", directory], _OWN_TIMEOUT)
