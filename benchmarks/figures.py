@@ -37,7 +37,7 @@ class Figure:
     def as_json(self) -> dict[str, Any]:
         """Everything, without what is not known."""
         told = {**asdict(self), "gain": self.gain}
-        return {key: value for key, value in told.items() if value is not None and value != ""}
+        return {key: value for key, value in told.items() if value is not None and (key, value) != ("note", "")}
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ async def test_no_output_at_all_is_an_error(shared: Driver):
 
 @pytest.mark.parametrize(
     ("args", "word"),
-    [(["symlink"], "symbolic link"), (["fifo"], "pipe"), (["hardlink", "/input_files/x"], None)],
+    [(["symlink"], "symbolic link"), (["fifo"], "fifo"), (["hardlink", "/input_files/x"], None)],
     ids=["symlink", "fifo", "hardlink"],
 )
 async def test_hostile_outputs_are_refused(shared: Driver, args: list[str], word: str | None):
@@ -202,7 +202,7 @@ async def test_hostile_outputs_are_refused(shared: Driver, args: list[str], word
     job = await shared.over(job_id, "error")
     assert job.get("outputs", []) == []
     if word:
-        assert word in job["error"].lower() or word.split()[-1] in job["error"].lower(), job["error"]
+        assert word in job["error"].lower()
 
 
 async def test_two_containers_writing_one_path(shared: Driver):
