@@ -288,7 +288,7 @@ async def test_release_and_clean(bench: Bench) -> None:
         await until(lambda: all_in(site, [running], RunState.UNKNOWN))
         assert bench.told("term") == ["job.2.1"]
         assert os.listdir(bench.work_dir / "runs") == ["job.x.0.1"]
-        assert not os.listdir(bench.work_dir / "tmp")
+        await until(lambda: not os.listdir(bench.work_dir / "tmp"))
         status = await site.runner_status(bad)
         assert status["state"] == "released"
         assert "exiting with 7" in status["log"]  # type: ignore[operator]
