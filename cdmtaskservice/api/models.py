@@ -209,6 +209,14 @@ class ExitCodes(Reply):
     exit_codes: list[int | None]
 
 
+class LostAttempt(Reply):
+    """An attempt at a container that came to no result."""
+
+    attempt: int
+    time: AwareDatetime
+    why: str
+
+
 class SubJob(Reply):
     """One container."""
 
@@ -220,6 +228,8 @@ class SubJob(Reply):
     outputs: list[OutputFile] | Left = None
     admin_error: str | Left = None
     traceback: str | Left = None
+    attempt: int | Left = Field(default=None, description="Where it is not the first one")
+    lost_attempts: list[LostAttempt] | Left = Field(default=None, description="Those before it")
 
 
 class SubJobs(Reply):

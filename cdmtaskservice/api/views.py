@@ -58,7 +58,7 @@ def job_details(job: JobRecord, inputs: InputFiles, outputs: OutputFiles) -> Vie
     view["job_input"] = {**job.input, "input_files": _input_files(inputs)}
     view["outputs"] = output_files(outputs)
     if job.waiting is not None and not job.state.is_terminal:
-        view["waiting"] = _WAITING
+        view["waiting"] = job.told or _WAITING
     return view
 
 
@@ -70,6 +70,8 @@ def admin_job(job: JobRecord, inputs: InputFiles, outputs: OutputFiles) -> View:
     ]
     view["cleaned"] = job.cleaned
     _add(view, job, _ADMIN_OPTIONAL)
+    if clusters := job.handles.get("htcondor"):
+        view["htcondor_details"] = {"cluster_id": [int(cluster) for cluster in clusters]}
     return view
 
 
@@ -85,6 +87,9 @@ def sub_job(container: ContainerRecord) -> View:
     _add(view, container, ("exit_code", "admin_error", "traceback"))
     if container.outputs is not None:
         view["outputs"] = output_files(container.outputs)
+    if container.lost:
+        view["attempt"] = container.attempt
+        view["lost_attempts"] = [{"attempt": a.attempt, "time": a.at, "why": a.why} for a in container.lost]
     return view
 
 

@@ -74,6 +74,9 @@ class WorkOrder(Answer):
     manifest: Manifest | None
     upload: UploadLimits
     heartbeat_interval: float = Field(description="Seconds")
+    silence_limit: float = Field(
+        description="Seconds without an answered call after which nothing may be written to S3 until one is answered"
+    )
 
 
 class HeartbeatAnswer(Answer):

@@ -12,7 +12,7 @@ import uvicorn
 from cdmtaskservice.app import create_app
 from cdmtaskservice.logs import configure_logging
 from cdmtaskservice.settings import Settings, load_settings
-from cdmtaskservice.wiring import running
+from cdmtaskservice.wiring.service import running
 
 
 def serve(config_file: Path) -> None:

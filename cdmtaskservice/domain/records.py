@@ -46,7 +46,11 @@ class JobRecord:
     runtime: the time limit of each container, in seconds.
     published: how many of the transitions the broker has acknowledged, in order.
     next_look: when the reconciler must look again; None once nothing is left to do.
-    waiting: why the job does not move on, for administrators; None while it does.
+    waiting: why the job does not move on, for administrators; None while it does. told: the same for its owner, where
+    there is more to say than that it waits.
+    disk: bytes that the inputs of the container with the largest ones take.
+    handles: what engines call what they were given, by the kind of engine, in the order of submission.
+    submitting_until: until when a submission that nobody has heard of since may still reach the engine.
     """
 
     id: str
@@ -63,6 +67,10 @@ class JobRecord:
     next_look: datetime.datetime | None = None
     failures: int = 0
     waiting: str | None = None
+    told: str | None = None
+    disk: int = 0
+    handles: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    submitting_until: datetime.datetime | None = None
     admin_meta: Mapping[str, str | int | float] = field(default_factory=dict)
     error: str | None = None
     admin_error: str | None = None
@@ -134,10 +142,22 @@ class Reached:
 
 
 @dataclass(frozen=True, slots=True)
+class LostAttempt:
+    """An attempt that came to no result. blameless: it does not count, as it never began."""
+
+    attempt: int
+    at: datetime.datetime
+    why: str
+    blameless: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerRecord:
     """One container (sub job).
 
     attempt: from 1; each start of an executor for this container is a new attempt.
+    run: the attempt with which the engine was asked for the run that the current attempt belongs to.
+    lost: the attempts before the current one, in order.
     claim: the executor process that has this attempt, None until one has come.
     seen: the last sign of life of that executor.
     ending: why the executor ended before its container did, if its engine told it to.
@@ -148,6 +168,8 @@ class ContainerRecord:
     state: JobState
     attempt: int
     reached: Mapping[JobState, Reached]
+    run: int = 1
+    lost: Sequence[LostAttempt] = ()
     claim: str | None = None
     seen: datetime.datetime | None = None
     ending: str | None = None
@@ -157,6 +179,11 @@ class ContainerRecord:
     traceback: str | None = None
     usage: Usage = Usage()
     outputs: OutputFiles | None = None
+
+    @property
+    def counted_attempts(self) -> int:
+        """How many attempts there were that count, the current one included."""
+        return self.attempt - sum(lost.blameless for lost in self.lost)
 
     def with_outputs(self, outputs: OutputFiles) -> ContainerRecord:
         """The same container with its output files."""

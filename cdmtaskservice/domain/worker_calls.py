@@ -94,6 +94,12 @@ class WorkRequest(StrictModel):
         le=2**31 - 1,
         description="The attempt that the executor was launched for; left out where the engine restarts executors",
     )
+    run: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Instead of `attempt`: the engine's run that the executor belongs to, whatever attempt it is",
+    )
 
 
 class Heartbeat(StrictModel):

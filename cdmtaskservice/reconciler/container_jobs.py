@@ -7,7 +7,7 @@ from what is stored, so it may be repeated after a crash at any instruction.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,23 @@ from cdmtaskservice.domain.states import DueTransition, JobState, Outcome, roll_
 from cdmtaskservice.reconciler.decisions import Action, decide
 from cdmtaskservice.reconciler.loop import Done, Next, Wait
 from cdmtaskservice.reconciler.summary import failure_fields, usage_fields
-from cdmtaskservice.sites.base import Run, RunRequest, Site, SiteUnreachableError
+from cdmtaskservice.sites.base import (
+    Run,
+    RunRequest,
+    RunState,
+    RunStatus,
+    Site,
+    SiteUnreachableError,
+    SubmissionRefusedError,
+)
 from cdmtaskservice.store.containers import FAILING_STATES, ContainerStore
 from cdmtaskservice.store.files import FileStore
 from cdmtaskservice.store.jobs import JobStore
 
 _log = structlog.get_logger(__name__)
+
+_MOST_ATTEMPTS = 10
+"""Times the configured attempts: so many are made where most of them do not count."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +83,10 @@ class ContainerJobs:
             return await self._finish(job)
         if job.state is JobState.CANCELING:
             return await self._cancel(job)
-        failed, held = await self._tend(job, reachable_since) if full else (False, job.waiting)
-        return Wait(job, 0.0 if failed else self._config.look_delay, held)
+        if not full:
+            return Wait(job, self._config.look_delay, job.waiting, job.told)
+        failed, held = await self._tend(job, reachable_since)
+        return Wait(job, 0.0 if failed else self._config.look_delay, held.why, held.told)
 
     def _site(self, job: JobRecord) -> Site:
         try:
@@ -134,61 +147,108 @@ class ContainerJobs:
         await self._files.put_outputs(job.id, gathered)
         return gathered
 
-    async def _tend(self, job: JobRecord, reachable_since: datetime.datetime) -> tuple[bool, str | None]:
+    async def _tend(self, job: JobRecord, reachable_since: datetime.datetime) -> tuple[bool, _Held]:
         """See to it that every container which is not over is with the engine, once.
 
         Returns whether a container was failed, which the job must follow, and what the engine says holds one up.
         """
         site = self._site(job)
-        live = {Run(job.id, c.number, c.attempt): c for c in await self._containers.live(job.id)}
-        statuses = await site.poll(live.keys())
+        live = {_run(c): c for c in await self._containers.live(job.id)}
+        statuses = await site.poll(live.keys(), job.transitions[0].time)
+        await self._note_handles(site, job, statuses.values())
         now = self._clock()
         failed = False
         submit: list[RunRequest] = []
         end: dict[str, list[Run]] = {}
         for run, container in live.items():
-            decision = decide(container, statuses[run], now, reachable_since, self._config.heartbeat_timeout)
+            status = statuses[run]
+            timeout = self._config.heartbeat_timeout
+            decision = decide(container, status, now, reachable_since, timeout, site.restarts_executors)
             if decision.action is Action.SUBMIT:
                 submit.append(_request(job, run))
             elif decision.action is Action.END:
                 end.setdefault(decision.why, []).append(run)
+            elif decision.action is Action.FAIL:
+                # First, since a run that is gone is only lost.
+                await self._fail(container, status.error or decision.why, decision.why, status)
+                failed = True
+                if status.state is RunState.STUCK:
+                    end.setdefault(decision.why, []).append(run)
             elif decision.action is Action.LOST:
-                if self._may_retry(container):
-                    again = await self._retry(job, container, decision.why)
+                if self._may_retry(container, status):
+                    again = await self._retry(container, decision.why, status)
                     if again is not None:
                         submit.append(_request(job, again))
                 else:
-                    await self._give_up(container, decision.why)
+                    await self._give_up(container, decision.why, status)
                     failed = True
         for why, runs in end.items():
             await site.end(runs, why)
+        if submit and in_doubt(job, now):
+            return failed, _Held("it is not known yet whether an earlier submission to the site has taken effect")
         if submit:
-            await site.submit(submit)
-        held = (f"container {run.container}: {status.detail}" for run, status in statuses.items() if status.holds_up)
-        return failed, next(held, None)
+            await self._submit(site, job, submit)
+        return failed, _what_holds_up(statuses)
 
-    def _may_retry(self, container: ContainerRecord) -> bool:
+    async def _submit(self, site: Site, job: JobRecord, requests: Sequence[RunRequest]) -> None:
+        """Give runs to the engine. Before one that may take effect later than its answer, a note says until when."""
+        if not site.submit_window:
+            await site.submit(requests)
+            return
+        until = self._clock() + datetime.timedelta(seconds=site.submit_window)
+        await self._jobs.begin_submission(job.id, until)
+        handles: Sequence[str] = ()
+        try:
+            handles = await site.submit(requests)
+        except SubmissionRefusedError:
+            await self._jobs.end_submission(job.id, site.info.kind, ())
+            raise
+        await self._jobs.end_submission(job.id, site.info.kind, handles)
+
+    async def _note_handles(self, site: Site, job: JobRecord, statuses: Collection[RunStatus]) -> None:
+        """A submission whose answer was lost is known by what the engine has: then it is in doubt no more."""
+        known = job.handles.get(site.info.kind, ())
+        found = {s.handle for s in statuses if s.handle is not None} - set(known)
+        if found:
+            await self._jobs.end_submission(job.id, site.info.kind, sorted(found))
+
+    def _may_retry(self, container: ContainerRecord, status: RunStatus) -> bool:
         # What its program did is known once it is in the error branch, and its job may be there with it: no way back.
-        return container.attempt < self._config.max_attempts and container.state not in FAILING_STATES
+        if container.state in FAILING_STATES:
+            return False
+        counted = container.counted_attempts - status.blameless
+        return counted < self._config.max_attempts and container.attempt < _MOST_ATTEMPTS * self._config.max_attempts
 
-    async def _retry(self, job: JobRecord, container: ContainerRecord, why: str) -> Run | None:
+    async def _retry(self, container: ContainerRecord, why: str, status: RunStatus) -> Run | None:
         """Begin the container's next attempt; None where its report came just before."""
-        begun = await self._containers.next_attempt(job.id, container.number, container.attempt, self._clock(), why)
+        job_id, number, attempt = container.job_id, container.number, container.attempt
+        begun = await self._containers.next_attempt(
+            job_id, number, attempt, self._clock(), why, blameless=status.blameless
+        )
         if begun is None:
             return None
-        _log.warning("attempt_lost", job=job.id, container=container.number, attempt=container.attempt, why=why)
-        return Run(job.id, container.number, begun.attempt)
+        _log.warning("attempt_lost", job=job_id, container=number, attempt=attempt, why=why)
+        return _run(begun)
 
-    async def _give_up(self, container: ContainerRecord, why: str) -> None:
+    async def _give_up(self, container: ContainerRecord, why: str, status: RunStatus) -> None:
         """Fail a container that was lost and has no further attempt."""
-        _log.warning(
-            "container_lost", job=container.job_id, container=container.number, attempt=container.attempt, why=why
-        )
-        error = f"its worker was lost {container.attempt} times, the last time because {why}"
+        times = container.counted_attempts
         if container.state in FAILING_STATES:
             error = container.error or f"its program ended with exit code {container.exit_code}"
             error += f"; its worker was lost before the logs were kept, because {why}"
+        elif container.claim is None:
+            error = f"the site could not start it, tried {times} times, the last time because {why}"
+        else:
+            error = f"its worker was lost {times} times, the last time because {why}"
+        admin_error = f"Attempt {times} of {self._config.max_attempts} was lost: {why}"
+        await self._fail(container, error, admin_error, status)
+
+    async def _fail(self, container: ContainerRecord, error: str, admin_error: str, status: RunStatus) -> None:
+        _log.warning(
+            "container_lost", job=container.job_id, container=container.number, attempt=container.attempt, why=error
+        )
         now = self._clock()
+        await self._containers.note_usage(container.job_id, container.number, container.attempt, status.usage)
         await self._containers.report(
             container.job_id,
             container.number,
@@ -196,15 +256,20 @@ class ContainerJobs:
             Reached(now, now),
             attempt=container.attempt,
             error=error,
-            admin_error=f"Attempt {container.attempt} of {self._config.max_attempts} was lost: {why}",
+            admin_error=admin_error,
         )
 
     async def _cancel(self, job: JobRecord) -> Next:
         site = self._site(job)
-        runs = [Run(job.id, c.number, c.attempt) for c in await self._containers.live(job.id)]
-        left = await site.end(runs, "the job was canceled") if runs else ()
+        live = {_run(c): c for c in await self._containers.live(job.id)}
+        left = await site.end(live.keys(), "the job was canceled") if live else ()
         if left:
             return Wait(job, self._config.cancel_delay, f"{len(left)} containers are still being stopped")
+        if in_doubt(job, self._clock()):
+            return Wait(job, self._config.cancel_delay, "a submission to the site may still take effect")
+        ended = await site.poll(live.keys(), job.transitions[0].time) if job.handles else {}
+        for run, status in ended.items():
+            await self._containers.note_usage(job.id, run.container, live[run].attempt, status.usage)
         containers = await self._containers.list(job.id)
         fields = usage_fields(containers, job.input["cpus"])
         canceled = await self._move(job, DueTransition(JobState.CANCELED, self._clock()), fields)
@@ -214,7 +279,36 @@ class ContainerJobs:
         """Let go of what was kept for a job that is over."""
         await self._files.release_claims(job.id)
         await self._site(job).release(job.id)
+        if in_doubt(job, self._clock()):
+            return Wait(job, self._config.look_delay, "a submission to the site may still take effect")
         return Done(job)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What holds a job up: why for administrators, told for its owner."""
+
+    why: str | None = None
+    told: str | None = None
+
+
+def _what_holds_up(statuses: Mapping[Run, RunStatus]) -> _Held:
+    """The first container that does not go on, and how many more there are."""
+    held = [(run.container, status) for run, status in statuses.items() if status.holds_up]
+    if not held:
+        return _Held()
+    more = f" ({len(held)} containers wait)" if len(held) > 1 else ""
+    told = next((f"container {n}: {s.told}{more}" for n, s in held if s.told), None)
+    return _Held(f"container {held[0][0]}: {held[0][1].detail}{more}", told)
+
+
+def in_doubt(job: JobRecord, now: datetime.datetime) -> bool:
+    """Whether a submission of the job's runs that nobody has heard of since may still take effect."""
+    return job.submitting_until is not None and job.submitting_until > now
+
+
+def _run(container: ContainerRecord) -> Run:
+    return Run(container.job_id, container.number, container.run)
 
 
 def _request(job: JobRecord, run: Run) -> RunRequest:
@@ -225,4 +319,5 @@ def _request(job: JobRecord, run: Run) -> RunRequest:
         memory=job.input["memory"],
         runtime=job.runtime,
         gpus=job.input.get("gpus") or 0,
+        disk=job.disk,
     )

@@ -35,11 +35,16 @@ MAX_WANTED = 10_000
 
 @dataclass(frozen=True)
 class Wait:
-    """Look again in `delay` seconds; `why` the job does not move on, if something holds it up."""
+    """Look again in `delay` seconds.
+
+    why: why the job does not move on, if something holds it up; for administrators. told: the same for its owner, where
+    there is something to say.
+    """
 
     job: JobRecord
     delay: float
     why: str | None = None
+    told: str | None = None
 
 
 @dataclass(frozen=True)
@@ -236,7 +241,7 @@ class Reconciler:
         at = self._clock() + datetime.timedelta(seconds=result.delay)
         if not full and planned is not None:
             at = planned
-        if not await self._jobs.release(result.job, self._owner, next_look=at, waiting=result.why):
+        if not await self._jobs.release(result.job, self._owner, next_look=at, waiting=result.why, told=result.told):
             self.hint(job.id, full=True)
 
     async def _keep_lease(self, job_id: str, look: asyncio.Task[None]) -> None:

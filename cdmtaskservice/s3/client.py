@@ -40,13 +40,14 @@ _SIGN_AT_ONCE = 200
 class S3Client:
     """Speaks to one S3 store. Serves any number of tasks of one event loop; must be closed."""
 
-    def __init__(self, config: S3Config, store: Store, heads: Heads, signer: Signer, external: Endpoint) -> None:
-        """For `create`. external: the store's address in presigned URLs."""
+    def __init__(self, config: S3Config, store: Store, heads: Heads, signer: Signer) -> None:
+        """For `create`."""
         self._config = config
         self._store = store
         self._heads = heads
         self._signer = signer
-        self._external = external
+        self._internal = Endpoint(config.endpoint)
+        self._external = Endpoint(config.external_endpoint or config.endpoint)
 
     @classmethod
     def create(cls, config: S3Config, clock: Callable[[], float] = time.time) -> Self:
@@ -55,9 +56,8 @@ class S3Client:
         clock: seconds since 1970, for signatures. Raises ValueError where an endpoint is not `http[s]://host[:port]`.
         """
         signer = Signer(config.access_key, config.secret_key, config.region, clock)
-        external = Endpoint(config.external_endpoint or config.endpoint)
         store = Store(config)
-        return cls(config, store, Heads(config, signer, store), signer, external)
+        return cls(config, store, Heads(config, signer, store), signer)
 
     async def __aenter__(self) -> Self:
         return self
@@ -129,25 +129,28 @@ class S3Client:
         """
         return await self._heads.head_many(paths, concurrency or self._config.concurrency)
 
-    def presign_get(self, path: str, expires: int) -> str:
+    def presign_get(self, path: str, expires: int, *, internal: bool = False) -> str:
         """The URL by which anybody can read `path` for `expires` seconds, with no header to send.
 
-        Takes some 20 µs and does not look whether there is such an object. Raises ValueError for `expires` outside of
-        1 s to 7 days, IllegalS3PathError for a path without bucket or key.
+        internal: at the address by which this client itself reaches the store, rather than the external one. Takes
+        some 20 µs and does not look whether there is such an object. Raises ValueError for `expires` outside of 1 s to
+        7 days, IllegalS3PathError for a path without bucket or key.
         """
         split_path(path)
-        return self._signer.presign("GET", self._external, encode_path(path), (), {}, expires)
+        return self._signer.presign("GET", self._address(internal), encode_path(path), (), {}, expires)
 
-    async def presign_gets(self, paths: Sequence[str], expires: int) -> list[str]:
+    async def presign_gets(self, paths: Sequence[str], expires: int, *, internal: bool = False) -> list[str]:
         """`presign_get` of many paths, in their order, with turns for other tasks in between."""
         urls = []
         for number, path in enumerate(paths, 1):
-            urls.append(self.presign_get(path, expires))
+            urls.append(self.presign_get(path, expires, internal=internal))
             if number % _SIGN_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return urls
 
-    def presign_put(self, path: str, size: int, crc64nvme: str, expires: int) -> PresignedRequest:
+    def presign_put(
+        self, path: str, size: int, crc64nvme: str, expires: int, *, internal: bool = False
+    ) -> PresignedRequest:
         """The request by which anybody can write these bytes, and no others, to `path` for `expires` seconds.
 
         size: bytes. crc64nvme: base64. The store refuses a body of another size or checksum, and a request without
@@ -155,10 +158,10 @@ class S3Client:
         adds it to a body of known size. Raises as `presign_get`.
         """
         split_path(path)
-        return self._presign_put(path, PartSpec(size, crc64nvme), (), expires)
+        return self._presign_put(path, PartSpec(size, crc64nvme), (), expires, internal)
 
     async def start_multipart(
-        self, path: str, parts: Sequence[PartSpec], expires: int
+        self, path: str, parts: Sequence[PartSpec], expires: int, *, internal: bool = False
     ) -> tuple[str, list[PresignedRequest]]:
         """Starts an upload in parts: its ID, and for each part the request by which anybody can send it.
 
@@ -171,7 +174,7 @@ class S3Client:
         requests = []
         for number, part in enumerate(parts, 1):
             query = (("partNumber", str(number)), ("uploadId", upload_id))
-            requests.append(self._presign_put(path, part, query, expires))
+            requests.append(self._presign_put(path, part, query, expires, internal))
             if number % _SIGN_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return upload_id, requests
@@ -242,8 +245,11 @@ class S3Client:
             split_path(path)
         await run_batch(paths, remove, self._config.concurrency)
 
+    def _address(self, internal: bool) -> Endpoint:
+        return self._internal if internal else self._external
+
     def _presign_put(
-        self, path: str, part: PartSpec, query: tuple[tuple[str, str], ...], expires: int
+        self, path: str, part: PartSpec, query: tuple[tuple[str, str], ...], expires: int, internal: bool
     ) -> PresignedRequest:
         headers = {
             "content-length": str(part.size),
@@ -251,7 +257,7 @@ class S3Client:
             # Some stores keep a checksum only where its algorithm is named.
             "x-amz-sdk-checksum-algorithm": "CRC64NVME",
         }
-        url = self._signer.presign("PUT", self._external, encode_path(path), query, headers, expires)
+        url = self._signer.presign("PUT", self._address(internal), encode_path(path), query, headers, expires)
         # HTTP clients write this one by themselves, and some would write it twice.
         del headers["content-length"]
         return PresignedRequest("PUT", url, headers)

@@ -96,7 +96,7 @@ class AdminJobs:
         """What the engine says of a container's run; empty before it was submitted."""
         job = await self._owned.find(job_id, None)
         container = await self.container(job_id, number)
-        return await self._site(job).runner_status(Run(job_id, number, container.attempt))
+        return await self._site(job).runner_status(Run(job_id, number, container.run))
 
     async def set_meta(
         self, job_id: str, set_fields: Mapping[str, str | int | float], unset_keys: Collection[str]

@@ -23,7 +23,7 @@ from cdmtaskservice.domain.errors import (
     UnauthorizedError,
 )
 from cdmtaskservice.domain.jobs import InputFile, JobInput, cpu_hours
-from cdmtaskservice.domain.placement import place_inputs
+from cdmtaskservice.domain.placement import place_inputs, split_files
 from cdmtaskservice.domain.records import ImageRecord, InputFiles, JobRecord, Transition
 from cdmtaskservice.domain.s3_paths import is_under
 from cdmtaskservice.domain.states import JobState
@@ -183,6 +183,7 @@ class Submission:
             state=JobState.CREATED,
             transitions=(Transition(JobState.CREATED, now, self._new_id()),),
             logpath=f"{self._config.log_path}{job_id}/",
+            disk=max(sum(inputs.sizes[n] for n in share) for share in split_files(len(inputs), job.num_containers)),
         )
         await self._jobs.announce(job_id, now)
         try:

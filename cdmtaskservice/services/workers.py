@@ -61,6 +61,7 @@ class WorkerConfig:
     token_lifetime: how long a container token is good beyond the container's own time limit.
     part_size: larger files are uploaded in parts of this size. upload_batch: files in one call for uploads.
     max_attempts: attempts at one container. pids: processes in one container.
+    silence_limit: how long an executor that is not answered may go on writing to S3; by then it has not been lost.
     """
 
     heartbeat_interval: float
@@ -69,6 +70,7 @@ class WorkerConfig:
     part_size: int
     upload_batch: int
     max_attempts: int
+    silence_limit: float
     pids: int = 4096
 
 
@@ -138,7 +140,7 @@ class Workers:
         for file in request.files:
             if file not in own:
                 raise IllegalParameterError(f"files: {file!r} is not an input of container {number} of job {job_id}")
-        urls = await self._s3.presign_gets(request.files, self._config.presign_expiry)
+        urls = await self._s3.presign_gets(request.files, self._config.presign_expiry, internal=self._internal(job))
         return {"inputs": [{"file": f, "url": u} for f, u in zip(request.files, urls, strict=True)]}
 
     async def uploads(
@@ -152,14 +154,14 @@ class Workers:
         targets = [check_s3_path(_output_dir(job, number) + path) for path in paths]
         await self._claim_outputs(job, number, paths)
         files = [
-            {"path": f.path, **await self._presign(target, f.size, f.crc64nvme, f.parts)}
+            {"path": f.path, **await self._presign(job, target, f.size, f.crc64nvme, f.parts)}
             for f, target in zip(request.files, targets, strict=True)
         ]
         logs = [
             {
                 "stream": entry.stream,
                 **await self._presign(
-                    log_file(job.logpath or "", number, entry.stream), entry.size, entry.crc64nvme, entry.parts
+                    job, log_file(job.logpath or "", number, entry.stream), entry.size, entry.crc64nvme, entry.parts
                 ),
             }
             for entry in request.logs
@@ -238,15 +240,18 @@ class Workers:
             raise InvalidJobStateError(
                 f"Container {number} of job {job.id} is at attempt {container.attempt}, not {request.attempt}"
             )
+        if request.run is not None and request.run != container.run:
+            raise InvalidJobStateError(
+                f"Container {number} of job {job.id} is at run {container.run}, not {request.run}"
+            )
         now = self._clock()
         claimed = await self._containers.claim(job.id, number, container.attempt, request.claim, now)
         if claimed is not None:
             return claimed
-        if request.attempt is None and container.attempt < self._config.max_attempts:
+        if request.attempt is None and container.counted_attempts < self._config.max_attempts:
             # The engine has started the executor again by itself: this process supersedes the one before it.
-            begun = await self._containers.next_attempt(
-                job.id, number, container.attempt, now, "its executor was started again by the site"
-            )
+            why = container.ending or "its executor was started again by the site"
+            begun = await self._containers.next_attempt(job.id, number, container.attempt, now, why, same_run=True)
             if begun is not None:
                 claimed = await self._containers.claim(job.id, number, begun.attempt, request.claim, now)
         if claimed is None:
@@ -262,7 +267,7 @@ class Workers:
         ids: Sequence[str | None] = inputs.data_ids or [None] * len(inputs)
         placed = [PlacedFile(place, data_id) for place, data_id in zip(inputs.places, ids, strict=True)]
         rendered = render(params, number, placed)
-        urls = await self._s3.presign_gets(inputs.files, self._config.presign_expiry)
+        urls = await self._s3.presign_gets(inputs.files, self._config.presign_expiry, internal=self._internal(job))
         expires = self._clock() + datetime.timedelta(seconds=job.runtime + self._config.token_lifetime)
         site = self._sites.get(job.site)
         manifest = rendered.manifest
@@ -295,6 +300,7 @@ class Workers:
             "manifest": {"path": manifest.path, "content": manifest.content} if manifest else None,
             "upload": {"part_size": self._config.part_size, "batch": self._config.upload_batch},
             "heartbeat_interval": self._config.heartbeat_interval,
+            "silence_limit": self._config.silence_limit,
         }
 
     # Uploads and outputs
@@ -317,13 +323,19 @@ class Workers:
                 "their outputs different names, or submit the job with declobber"
             )
 
-    async def _presign(self, target: str, size: int, crc64nvme: str, parts: Sequence[Any] | None) -> dict[str, Any]:
-        expiry = self._config.presign_expiry
+    def _internal(self, job: JobRecord) -> bool:
+        site = self._sites.get(job.site)
+        return site is not None and site.info.internal_s3
+
+    async def _presign(
+        self, job: JobRecord, target: str, size: int, crc64nvme: str, parts: Sequence[Any] | None
+    ) -> dict[str, Any]:
+        expiry, internal = self._config.presign_expiry, self._internal(job)
         if parts is None:
-            put = self._s3.presign_put(target, size, crc64nvme, expiry)
+            put = self._s3.presign_put(target, size, crc64nvme, expiry, internal=internal)
             return {"file": target, "url": put.url, "headers": dict(put.headers), "upload_id": None, "parts": None}
         specs = [PartSpec(p.size, p.crc64nvme) for p in parts]
-        upload_id, puts = await self._s3.start_multipart(target, specs, expiry)
+        upload_id, puts = await self._s3.start_multipart(target, specs, expiry, internal=internal)
         return {
             "file": target,
             "url": None,

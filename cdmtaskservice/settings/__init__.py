@@ -21,10 +21,11 @@ from cdmtaskservice.settings.models import (
     ServiceSettings,
     Settings,
 )
-from cdmtaskservice.settings.sites import LocalSite, SiteBase, SiteSettings
+from cdmtaskservice.settings.sites import HTCondorSite, LocalSite, SiteBase, SiteSettings
 
 __all__ = [
     "AuthSettings",
+    "HTCondorSite",
     "ImageSettings",
     "JobSettings",
     "KafkaSettings",

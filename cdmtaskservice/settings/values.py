@@ -7,6 +7,7 @@ string for "not set".
 from __future__ import annotations
 
 import math
+import posixpath
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ _ISO_8601 = re.compile(
     re.ASCII,
 )
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", re.ASCII)
+_UNSAFE_IN_PATH = re.compile(r"[\s\x00-\x1f\x7f'\":,$\\]")
 _SERVER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})", re.ASCII)
 USER = "{user}"
 """What stands for the user's name in an allowed path."""
@@ -65,6 +67,19 @@ def _check_absolute(value: Path) -> Path:
     if not value.is_absolute():
         raise ValueError("must be an absolute path, since the service may be started from anywhere")
     return value
+
+
+def _check_worker_path(value: str) -> str:
+    if not value.startswith("/") or _UNSAFE_IN_PATH.search(value):
+        raise ValueError("must be an absolute path on the workers, without quotes, blanks, : , $ or control characters")
+    return posixpath.normpath(value)
+
+
+def _check_mount_prefix(value: str) -> str:
+    parts = value.split(":")
+    if len(parts) != 2:
+        raise ValueError("must be two absolute paths as from:to, such as /scratch:/var/lib/condor/scratch")
+    return ":".join(_check_worker_path(part) for part in parts)
 
 
 def _check_s3_prefix(value: str) -> str:
@@ -131,6 +146,13 @@ AllowedPath = Annotated[str, AfterValidator(_check_allowed_path)]
 Server = Annotated[str, AfterValidator(_check_server)]
 """`host:port`."""
 
+WorkerPath = Annotated[str, AfterValidator(_check_worker_path)]
+"""An absolute path on a worker, which need not mean anything on this machine."""
+
+OptionalWorkerPath = Annotated[WorkerPath | None, BeforeValidator(_blank_to_none)]
+OptionalMountPrefix = Annotated[
+    Annotated[str, AfterValidator(_check_mount_prefix)] | None, BeforeValidator(_blank_to_none)
+]
 OptionalUrl = Annotated[Url | None, BeforeValidator(_blank_to_none)]
 OptionalPath = Annotated[AbsolutePath | None, BeforeValidator(_blank_to_none)]
 OptionalStr = Annotated[str | None, BeforeValidator(_blank_to_none)]

@@ -6,21 +6,34 @@ exception the caller asks again, and the site makes sure that a run exists at mo
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
 from cdmtaskservice.domain.errors import DependencyUnavailableError
+from cdmtaskservice.domain.records import Usage
 
 
 class SiteUnreachableError(DependencyUnavailableError):
     """The engine does not answer now. It delays jobs and never fails them."""
 
 
+class SubmissionRefusedError(SiteUnreachableError):
+    """The engine has said no to a submission as a whole, so that nothing of it has taken effect.
+
+    It is a matter for administrators and no fault of the job, which waits.
+    """
+
+
 @dataclass(frozen=True, order=True)
 class Run:
-    """One attempt at one container of a job: the unit that an engine runs at most once."""
+    """What an engine is asked for once, for one container of a job, and runs at most once at a time.
+
+    attempt: the attempt at the container with which it was submitted. Where the engine restarts an executor by itself,
+    the attempts after that belong to the same run.
+    """
 
     job_id: str
     container: int
@@ -32,7 +45,7 @@ class RunRequest:
     """A run with what the engine must set aside for it.
 
     memory: bytes. runtime: seconds, the container's own limit; the engine adds what the executor needs around it.
-    user: who submitted the job, for accounting.
+    user: who submitted the job, for accounting. disk: bytes that the container's inputs take.
     """
 
     run: Run
@@ -41,6 +54,7 @@ class RunRequest:
     memory: int
     runtime: float
     gpus: int = 0
+    disk: int = 0
 
 
 class RunState(Enum):
@@ -48,6 +62,8 @@ class RunState(Enum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    STUCK = "stuck"
+    """It is still there, but will never go on by itself: it must be ended."""
     ENDED = "ended"
     """The executor is gone, whatever became of its container."""
     UNKNOWN = "unknown"
@@ -56,10 +72,25 @@ class RunState(Enum):
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The state of a run and, for administrators, what else the engine says of it (why it ended, say)."""
+    """The state of a run, and what else the engine says of it.
+
+    detail: for administrators: why it ended, say, or does not go on.
+    told: what keeps it from going on, in words for the job's owner.
+    error: it failed, and another attempt would fail too; in words for the job's owner.
+    blameless: it ended before it began, through no fault of its worker, so it is no attempt that counts.
+    age: seconds for which it has been in this state, by the engine's own clock.
+    usage: as the engine measured it, for want of better.
+    handle: what the engine calls the submission that brought it.
+    """
 
     state: RunState
     detail: str | None = None
+    told: str | None = None
+    error: str | None = None
+    blameless: bool = False
+    age: float | None = None
+    usage: Usage = field(default_factory=Usage)
+    handle: str | None = None
 
     @property
     def holds_up(self) -> bool:
@@ -92,10 +123,18 @@ class SiteInfo:
     notes: Sequence[str] = field(default_factory=tuple)
     network: bool = False
     """Whether containers at this site may use the network."""
+    internal_s3: bool = False
+    """Whether its workers reach S3 as the service does, rather than at the address for the outside."""
 
 
 class Site(Protocol):
     """One engine. See the module's text for what every method promises."""
+
+    submit_window: float
+    """Seconds after which a submission that was not answered can no longer take effect; 0 where none ever comes late,
+    as `submit` itself recognises every run."""
+    restarts_executors: bool
+    """Whether the engine starts a run's executor again by itself when its worker is lost."""
 
     @property
     def info(self) -> SiteInfo:
@@ -114,15 +153,16 @@ class Site(Protocol):
         """Whether work can be given to the site now. Never raises."""
         ...
 
-    async def submit(self, requests: Sequence[RunRequest]) -> None:
-        """Make sure that the engine knows each of these runs.
+    async def submit(self, requests: Sequence[RunRequest]) -> Sequence[str]:
+        """Make sure that the engine knows each of these runs, which are all of one job.
 
-        Raises: SiteUnreachableError where it cannot be known whether all of them were taken.
+        Returns what the engine calls what it was given, for administrators. Raises: SubmissionRefusedError, and
+        SiteUnreachableError where it cannot be known whether all of them were taken.
         """
         ...
 
-    async def poll(self, runs: Collection[Run]) -> Mapping[Run, RunStatus]:
-        """What the engine says of each of these runs.
+    async def poll(self, runs: Collection[Run], since: datetime.datetime | None = None) -> Mapping[Run, RunStatus]:
+        """What the engine says of each of these runs, none of which was submitted before `since`.
 
         Raises: SiteUnreachableError.
         """

@@ -15,6 +15,7 @@ from cdmtaskservice.domain.records import (
     ContainerRecord,
     ImageRecord,
     JobRecord,
+    LostAttempt,
     OutputFiles,
     Reached,
     Transition,
@@ -82,7 +83,7 @@ def encode_transition(transition: Transition) -> Document:
 
 def decode_job(document: Mapping[str, Any]) -> JobRecord:
     """The job of a document of the `jobs` collection."""
-    next_look = document.get("next_look")
+    next_look = document.get("next_look")  # 0 means at once
     return JobRecord(
         id=document["_id"],
         user=document["user"],
@@ -100,6 +101,10 @@ def decode_job(document: Mapping[str, Any]) -> JobRecord:
         next_look=None if next_look is None else from_millis(next_look),
         failures=document.get("failures", 0),
         waiting=document.get("waiting"),
+        told=document.get("told"),
+        disk=document.get("disk", 0),
+        handles={kind: tuple(told.split(",")) for kind, told in (document.get("handles") or {}).items()},
+        submitting_until=_optional_time(document.get("submitting_until")),
         admin_meta=document.get("admin_meta") or {},
         error=document.get("error"),
         admin_error=document.get("admin_error"),
@@ -115,7 +120,7 @@ def decode_job(document: Mapping[str, Any]) -> JobRecord:
 
 def decode_container(document: Mapping[str, Any]) -> ContainerRecord:
     """The container of a document of the `containers` collection."""
-    seen = document.get("seen")
+    lost = document.get("lost") or {}
     outputs = document.get("outputs")
     return ContainerRecord(
         job_id=document["job"],
@@ -126,8 +131,13 @@ def decode_container(document: Mapping[str, Any]) -> ContainerRecord:
             JobState(state): Reached(from_millis(r["time"]), from_millis(r["at"]))
             for state, r in document["reached"].items()
         },
+        run=document.get("run", document["attempt"]),
+        lost=tuple(
+            LostAttempt(int(n), from_millis(lost[n]["at"]), lost[n]["why"], bool(lost[n].get("blameless")))
+            for n in sorted(lost, key=int)
+        ),
         claim=document.get("claim"),
-        seen=None if seen is None else from_millis(seen),
+        seen=_optional_time(document.get("seen")),
         ending=document.get("ending"),
         exit_code=document.get("exit_code"),
         error=document.get("error"),
@@ -140,6 +150,10 @@ def decode_container(document: Mapping[str, Any]) -> ContainerRecord:
         ),
         outputs=None if outputs is None else OutputFiles(outputs["files"], outputs["crc64nvmes"]),
     )
+
+
+def _optional_time(millis: int | None) -> datetime.datetime | None:
+    return from_millis(millis) if millis else None
 
 
 def encode_reached(reached: Reached) -> Document:

@@ -48,6 +48,7 @@ class ContainerStore:
                     "n": n,
                     "state": JobState.CREATED.value,
                     "attempt": 1,
+                    "run": 1,
                     "reached": reached,
                 }
                 for n in range(count)
@@ -118,17 +119,31 @@ class ContainerStore:
 
     @store_call
     async def next_attempt(
-        self, job_id: str, number: int, attempt: int, at: datetime.datetime, why: str
+        self,
+        job_id: str,
+        number: int,
+        attempt: int,
+        at: datetime.datetime,
+        why: str,
+        *,
+        same_run: bool = False,
+        blameless: bool = False,
     ) -> ContainerRecord | None:
-        """Begin the attempt after `attempt`; None where that one is not the current one, or has ended or failed."""
+        """Begin the attempt after `attempt`; None where that one is not the current one, or has ended or failed.
+
+        same_run: the engine has begun it by itself, within the run of the attempt before. blameless: the attempt
+        before does not count.
+        """
+        lost: Document = {"at": to_millis(at), "why": why, **({"blameless": 1} if blameless else {})}
         document = await self._containers.find_one_and_update(
             {"_id": _key(job_id, number), "attempt": attempt, "state": {"$in": _REPEATABLE}},
             {
                 "$set": {
                     "attempt": attempt + 1,
+                    **({} if same_run else {"run": attempt + 1}),
                     "state": JobState.CREATED.value,
                     "reached": {JobState.CREATED.value: encode_reached(Reached(at, at))},
-                    f"lost.{attempt}": {"at": to_millis(at), "why": why},
+                    f"lost.{attempt}": lost,
                 },
                 "$unset": {
                     "claim": "",
@@ -147,6 +162,17 @@ class ContainerStore:
             return_document=ReturnDocument.AFTER,
         )
         return decode_container(document) if document else None
+
+    @store_call
+    async def note_usage(self, job_id: str, number: int, attempt: int, usage: Usage) -> None:
+        """Keep what the engine measured of an attempt, unless its executor has said more exactly."""
+        fields = _usage_fields(usage)
+        if fields:
+            await self._containers.find_one_and_update(
+                {"_id": _key(job_id, number), "attempt": attempt, "cpu_seconds": None, "wall_seconds": None},
+                {"$set": fields},
+                projection={"_id": 1},
+            )
 
     @store_call
     async def heartbeat(
@@ -198,13 +224,7 @@ class ContainerStore:
             if text is not None:
                 fields[name] = text
         if usage is not None:
-            for name, number_ in (
-                ("cpu_seconds", usage.cpu_seconds),
-                ("wall_seconds", usage.wall_seconds),
-                ("max_memory", usage.max_memory),
-            ):
-                if number_ is not None:
-                    fields[name] = number_
+            fields |= _usage_fields(usage)
         if outputs is not None:
             fields["outputs"] = {"files": list(outputs.files), "crc64nvmes": list(outputs.crc64nvmes)}
         wanted: Document = {"_id": _key(job_id, number)}
@@ -239,3 +259,12 @@ class ContainerStore:
             projection={"_id": 1},
         )
         return Outcome.APPLIED
+
+
+def _usage_fields(usage: Usage) -> Document:
+    fields = {
+        "cpu_seconds": usage.cpu_seconds,
+        "wall_seconds": usage.wall_seconds,
+        "max_memory": usage.max_memory,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

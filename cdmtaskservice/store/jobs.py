@@ -83,6 +83,7 @@ class JobStore:
             "input_file_count": job.input_file_count,
             "containers": job.containers,
             "runtime": job.runtime,
+            "disk": job.disk,
             "state": job.state.value,
             "transitions": [encode_transition(t) for t in job.transitions],
             "made": len(job.transitions),
@@ -218,13 +219,20 @@ class JobStore:
         next_look: datetime.datetime | None,
         failures: int = 0,
         waiting: str | None = None,
+        told: str | None = None,
     ) -> bool:
         """Give a lease back and say when to look again; None means never, as nothing is left to do.
 
         job: as the look has last seen it. Where somebody else moved it or asked for a sooner look since, that stands:
         the lease is given back, `next_look` stays at what they wrote, and the answer is False.
         """
-        freed: Document = {"lease_until": 0, "lease_owner": "", "failures": failures, "waiting": waiting}
+        freed: Document = {
+            "lease_until": 0,
+            "lease_owner": "",
+            "failures": failures,
+            "waiting": waiting,
+            "told": told,
+        }
         seen: Document = {
             "_id": job.id,
             "lease_owner": owner,
@@ -251,6 +259,28 @@ class JobStore:
             {"$set": {"next_look": to_millis(at)}},
             projection={"_id": 1},
         )
+
+    @store_call
+    async def begin_submission(self, job_id: str, until: datetime.datetime) -> None:
+        """Note that runs of the job are about to be given to its engine, which may hear of it until that time."""
+        await self._jobs.find_one_and_update(
+            {"_id": job_id}, {"$set": {"submitting_until": to_millis(until)}}, projection={"_id": 1}
+        )
+
+    @store_call
+    async def end_submission(self, job_id: str, kind: str, handles: Sequence[str]) -> None:
+        """The engine of that kind has the runs, and calls them by these names; those that are known stay first."""
+        while True:
+            document = await self._jobs.find_one({"_id": job_id}, {"handles": 1})
+            before = ((document or {}).get("handles") or {}).get(kind)
+            known = before.split(",") if before else []
+            now = [*known, *(h for h in handles if h not in known)]
+            fields: Document = {"submitting_until": 0, **({f"handles.{kind}": ",".join(now)} if now else {})}
+            done = await self._jobs.find_one_and_update(
+                {"_id": job_id, f"handles.{kind}": before}, {"$set": fields}, projection={"_id": 1}
+            )
+            if done is not None or document is None:
+                return
 
     # The outbox
 

@@ -250,7 +250,7 @@ async def test_a_run_that_reports_its_end_while_the_engine_is_asked_is_not_lost(
         # What the engine says was true when it was asked: over. The report is there before the answer is read.
         poll = quick.site.poll
 
-        async def late_poll(runs):
+        async def late_poll(runs, since=None):
             await ends()
             return (
                 {run: RunStatus(RunState.ENDED, "exit code 0") for run in runs} if quick.site.runs else await poll(runs)

@@ -49,6 +49,7 @@ class Room(JobHouse):
             self.clock,
             self._changed,
             WorkerConfig(
+                silence_limit=30.0,
                 heartbeat_interval=15.0,
                 presign_expiry=600,
                 token_lifetime=1000.0,

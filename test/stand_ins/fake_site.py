@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
@@ -58,6 +59,9 @@ class FakeSite:
         self.during_poll: Callable[[], Awaitable[None]] = nothing
         """Runs after the engine has been asked and before its answer is read."""
 
+    submit_window = 0.0
+    restarts_executors = False
+
     @property
     def info(self) -> SiteInfo:
         return self._info
@@ -71,7 +75,7 @@ class FakeSite:
     async def health(self) -> SiteHealth:
         return SiteHealth(self.available, None if self.available else "it was switched off")
 
-    async def submit(self, requests: Sequence[RunRequest]) -> None:
+    async def submit(self, requests: Sequence[RunRequest]) -> Sequence[str]:
         self._answer()
         for request in requests:
             if request.run not in self.runs:
@@ -81,8 +85,9 @@ class FakeSite:
         if self.raises_after_submit is not None:
             error, self.raises_after_submit = self.raises_after_submit, None
             raise error
+        return ()
 
-    async def poll(self, runs: Collection[Run]) -> Mapping[Run, RunStatus]:
+    async def poll(self, runs: Collection[Run], since: datetime.datetime | None = None) -> Mapping[Run, RunStatus]:
         self._answer()
         self.polls += 1
         if self.bug is not None:

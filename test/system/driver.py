@@ -43,8 +43,10 @@ async def until(condition: Callable[[], Awaitable[T | None]], what: str, within:
 class Driver:
     """A service, and what a test does with it."""
 
-    def __init__(self, service: EmbeddedService, s3: S3Client, image: Pushed) -> None:
+    def __init__(self, service: EmbeddedService, s3: S3Client, image: Pushed, site: str = "local") -> None:
+        """site: where jobs are submitted to unless a test says otherwise."""
         self.service = service
+        self.site = site
         self.s3 = s3
         self.image = image
         self._clients: dict[str, httpx.AsyncClient] = {}
@@ -66,13 +68,18 @@ class Driver:
 
     async def ready(self) -> None:
         """Wait until the site can run containers, and approve the image."""
-        await until(self._site_available, "the local site is available")
+        await until(self.site_available, f"the site {self.site} is available")
         reply = await self.client("admin").post(f"/admin/images/{self.image.by_tag}")
         assert reply.status_code == 200 or reply.json()["error"]["appcode"] == 50010, reply.text
 
-    async def _site_available(self) -> bool:
-        [site] = (await self.client().get("/sites")).json()["sites"]
-        return bool(site["available"])
+    async def site_available(self) -> bool:
+        """Whether the service says that its site can take jobs now."""
+        return bool((await self.site_shown())["available"])
+
+    async def site_shown(self) -> dict[str, Any]:
+        """What everybody sees of its site."""
+        sites = (await self.client().get("/sites")).json()["sites"]
+        return next(dict(site) for site in sites if site["cluster"] == self.site)
 
     async def upload(self, files: dict[str, bytes], user: str = "ann") -> list[str]:
         """Put files below a directory of their own; returns their S3 paths."""
@@ -89,7 +96,7 @@ class Driver:
         """A job with a container for each file unless told otherwise, and an output directory of its own."""
         params = {"args": args, **more.pop("params", {})}
         return {
-            "cluster": "local",
+            "cluster": self.site,
             "image": self.image.by_tag,
             "params": params,
             "num_containers": len(files),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from cdmtaskservice.settings import (
+    HTCondorSite,
     LocalSite,
     Problem,
     Settings,
@@ -41,6 +42,13 @@ REQUIRED = {
     "KBCTS_LOCAL_WORK_DIR": "/var/lib/cts/work",
     "KBCTS_LOCAL_TOKEN_FILE": "/etc/cts/executor.token",
 }
+POOL = {
+    "KBCTS_HTCONDOR_CPUS_PER_NODE": "64",
+    "KBCTS_HTCONDOR_MEMORY_PER_NODE": "500GB",
+    "KBCTS_HTCONDOR_TOKEN_FILE": "/etc/cts/worker.token",
+}
+SITES: tuple[type[BaseModel], ...] = (LocalSite, HTCondorSite)
+"""The kinds of site, in the order of their tables in the template."""
 
 
 def problems_of(file: Path, environ: dict[str, str]) -> dict[str, Problem]:
@@ -70,12 +78,15 @@ def model_settings(model: type[BaseModel], at: str) -> Iterator[tuple[str, str]]
 
 
 def documented_settings() -> Iterator[tuple[str, str]]:
-    """Dotted name of every setting in the template, and the comment right above it."""
+    """Dotted name of every setting in the template, and the comment right above it. Sites are told apart by number."""
     section = ""
+    sites = 0
     comment: list[str] = []
     for line in TEMPLATE.read_text().splitlines():
         if heading := re.fullmatch(r"\[+([a-z0-9_.]+)\]+", line):
             section, comment = heading[1], []
+            if section == "sites":
+                section, sites = f"sites{sites}", sites + 1
         elif line.startswith("#"):
             comment.append(line.removeprefix("#").strip())
         elif setting := re.match(r"([a-z0-9_]+) = ", line):
@@ -86,7 +97,10 @@ def documented_settings() -> Iterator[tuple[str, str]]:
 
 
 def all_model_settings() -> dict[str, str]:
-    return dict(model_settings(Settings, "")) | dict(model_settings(LocalSite, "sites."))
+    settings = dict(model_settings(Settings, ""))
+    for number, kind in enumerate(SITES):
+        settings |= model_settings(kind, f"sites{number}.")
+    return settings
 
 
 def test_every_setting_stands_in_the_template_once_and_the_other_way_round() -> None:
@@ -110,11 +124,12 @@ def test_the_template_marks_what_is_required() -> None:
             elif field.is_required() and name != "sites":
                 yield at + name
 
-    assert marked == {*required(Settings, ""), *required(LocalSite, "sites.")}
+    sites = (name for number, kind in enumerate(SITES) for name in required(kind, f"sites{number}."))
+    assert marked == {*required(Settings, ""), *sites}
 
 
 def test_the_template_loads_with_only_the_required_variables_and_gives_the_models_defaults() -> None:
-    settings = load_settings(TEMPLATE, REQUIRED)
+    settings = load_settings(TEMPLATE, REQUIRED | POOL)
 
     def check(model: BaseModel, at: str) -> None:
         for name, field in type(model).model_fields.items():
@@ -125,8 +140,14 @@ def test_the_template_loads_with_only_the_required_variables_and_gives_the_model
                 assert value == field.get_default(call_default_factory=True, validated_data={}), at + name
 
     check(settings, "")
-    check(settings.sites[0], "sites.")
-    assert settings.sites[0].name == "local"
+    for site, kind in zip(settings.sites, SITES, strict=True):
+        assert isinstance(site, kind)
+        check(site, "sites.")
+    assert [site.name for site in settings.sites] == ["local", "kbase"]
+    assert [site.name for site in load_settings(TEMPLATE, REQUIRED).sites] == ["local"]
+    local = {"KBCTS_LOCAL_WORK_DIR", "KBCTS_LOCAL_TOKEN_FILE"}
+    pool_alone = load_settings(TEMPLATE, {k: v for k, v in (REQUIRED | POOL).items() if k not in local})
+    assert [site.name for site in pool_alone.sites] == ["kbase"]
 
 
 @pytest.mark.parametrize("name", [n for n in REQUIRED if n != "KBCTS_AUTH_KBASE_URL"])

@@ -36,6 +36,9 @@ T = TypeVar("T")
 class LocalSite:
     """A `Site` whose engine is this machine. Several processes may have one on the same working directory."""
 
+    submit_window = 0.0
+    restarts_executors = False
+
     def __init__(self, config: LocalSiteConfig, on_change: Callable[[str], None] | None = None) -> None:
         """on_change: called in the event loop with a job's ID as soon as one of its runs is over.
 
@@ -91,12 +94,13 @@ class LocalSite:
             return SiteHealth(False, self._pump.trouble)
         return health
 
-    async def submit(self, requests: Sequence[RunRequest]) -> None:
+    async def submit(self, requests: Sequence[RunRequest]) -> Sequence[str]:
         """Queue these runs, those that are known already aside, in this order behind all others."""
         await self._on_disk(self._files.submit, requests)
         await self._wake_pump()
+        return ()
 
-    async def poll(self, runs: Collection[Run]) -> Mapping[Run, RunStatus]:
+    async def poll(self, runs: Collection[Run], since: datetime.datetime | None = None) -> Mapping[Run, RunStatus]:
         """The state of each of these runs."""
         waiting = self._health.hold if self._tasks else None
         return await self._on_disk(self._files.poll, runs, waiting)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import functools
 import os
 import secrets
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 
@@ -40,16 +39,13 @@ from cdmtaskservice.services.use_cases import Services
 from cdmtaskservice.services.worker_files import WorkerFiles
 from cdmtaskservice.services.workers import WorkerConfig, Workers
 from cdmtaskservice.settings import AuthSettings, KafkaSettings, S3Settings, Settings
-from cdmtaskservice.settings import LocalSite as LocalSiteSettings
-from cdmtaskservice.sites.base import Site, SiteInfo
-from cdmtaskservice.sites.local.config import LocalSiteConfig
-from cdmtaskservice.sites.local.site import LocalSite
 from cdmtaskservice.store.containers import ContainerStore
 from cdmtaskservice.store.database import Database
 from cdmtaskservice.store.files import FileStore
 from cdmtaskservice.store.images import ImageStore
 from cdmtaskservice.store.jobs import JobStore
 from cdmtaskservice.store.sites import SiteStore
+from cdmtaskservice.wiring.sites import site_parts
 
 _log = structlog.get_logger(__name__)
 
@@ -96,7 +92,8 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         )
 
         hints = _Hints()
-        sites = _sites(settings, lambda job_id: hints.look(job_id, full=True))
+        worker_files = WorkerFiles()
+        sites = site_parts(settings, worker_files, lambda job_id: hints.look(job_id, full=True))
         lease = settings.reconciler.lease.total_seconds()
         relay = Relay(jobs, publisher, utc_now, lease=lease)
         jobs.on_owed = relay.wake
@@ -176,10 +173,11 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                     part_size=settings.s3.part_size,
                     upload_batch=settings.jobs.upload_batch,
                     max_attempts=settings.jobs.max_attempts,
+                    silence_limit=settings.jobs.heartbeat_timeout.total_seconds(),
                     pids=settings.jobs.pids_limit,
                 ),
             ),
-            worker_files=WorkerFiles(),
+            worker_files=worker_files,
             health=Health(
                 {
                     "database": database.check,
@@ -294,37 +292,3 @@ def _permissions(settings: AuthSettings) -> Permissions:
 def _token_lifetime(settings: Settings) -> float:
     """Executors must be able to report for as long as any of them keeps trying, and then some."""
     return 86400 + max(site.keep_trying.total_seconds() for site in settings.sites)
-
-
-def _sites(settings: Settings, changed: Callable[[str], None]) -> Mapping[str, Site]:
-    return {s.name: _local_site(s, settings, changed) for s in settings.sites}
-
-
-def _local_site(site: LocalSiteSettings, settings: Settings, changed: Callable[[str], None]) -> Site:
-    info = SiteInfo(
-        name=site.name,
-        kind=site.kind,
-        nodes=site.nodes,
-        cpus_per_node=site.cpus_per_node,
-        memory_per_node=site.memory_per_node,
-        max_runtime=site.max_runtime.total_seconds(),
-        gpus_per_node=site.gpus_per_node,
-        notes=site.notes,
-        network=site.network,
-    )
-    return LocalSite(
-        LocalSiteConfig(
-            info=info,
-            work_dir=site.work_dir,
-            cpus=site.cpus_at_once,
-            memory=site.memory_per_node,
-            service_url=site.executor_url or settings.service.url,
-            token_file=site.token_file,
-            container_runtime=site.container_runtime,
-            container_runtime_path=site.container_runtime_path,
-            keep_trying=site.keep_trying.total_seconds(),
-            python=str(site.python),
-            stop_with_service=site.stop_with_service,
-        ),
-        functools.partial(changed),
-    )

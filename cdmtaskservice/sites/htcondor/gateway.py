@@ -1,0 +1,126 @@
+"""The service's end of the agent: one call at a time, each with a time limit that is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from cdmtaskservice.sites.base import SiteUnreachableError
+
+_log = structlog.get_logger(__name__)
+
+_CONFIGURATIONS = ("/etc/condor/condor_config", "/usr/local/etc/condor_config")
+_WORDS = 2000
+
+
+class PoolRefusedError(SiteUnreachableError):
+    """The pool has answered, and said no."""
+
+
+class Gateway:
+    """Starts the agent when it is first needed, and ends it where a call takes too long.
+
+    Callers wait for each other: a call takes milliseconds, and one that hangs would hang for all of them.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        *,
+        condor_config: Path | None = None,
+        collector: str | None = None,
+        schedd: str | None = None,
+        token_directory: Path | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "cdmtaskservice.sites.htcondor.agent"),
+    ) -> None:
+        """site: its name, for messages. The rest: as in `HTCondorSiteConfig`. command: starts the agent."""
+        self._site = site
+        self._command = [
+            *command,
+            *([f"--collector={collector}"] if collector else []),
+            *([f"--schedd={schedd}"] if schedd else []),
+        ]
+        self._environment = _environment(condor_config, token_directory)
+        self._turn = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def call(self, name: str, limit: float, /, **arguments: Any) -> Any:
+        """What the agent's call `name` returns.
+
+        limit: seconds for the call itself. Raises: PoolRefusedError, and SiteUnreachableError where it is not known
+        what became of the call.
+        """
+        async with self._turn:
+            try:
+                async with asyncio.timeout(limit):
+                    answer = await self._exchange({"call": name, "arguments": arguments})
+            except TimeoutError:
+                await self.close()
+                raise SiteUnreachableError(
+                    f"site {self._site}: HTCondor has not answered {name} within {limit:g} seconds"
+                ) from None
+            except (OSError, EOFError, ValueError) as error:
+                await self.close()
+                raise SiteUnreachableError(f"site {self._site}: the agent for HTCondor died: {error}") from error
+            except BaseException:
+                # Cancelled in the middle of a call: its answer must not be taken for that of the next one.
+                self._kill()
+                raise
+        if "error" in answer:
+            kind = PoolRefusedError if answer["refused"] else SiteUnreachableError
+            raise kind(f"site {self._site}: {name}: {str(answer['error'])[:_WORDS]}")
+        return answer["value"]
+
+    async def close(self) -> None:
+        """End the agent. The next call starts another one."""
+        process = self._process
+        self._kill()
+        if process is not None:
+            await process.wait()
+
+    async def _exchange(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._process is None or self._process.returncode is not None:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=self._environment,
+            )
+            _log.info("htcondor_agent_started", site=self._site, pid=self._process.pid)
+        reader, writer = self._process.stdout, self._process.stdin
+        assert reader is not None
+        assert writer is not None
+        data = json.dumps(request).encode()
+        writer.write(b"%d\n" % len(data) + data)
+        await writer.drain()
+        line = await reader.readline()
+        if not line:
+            raise EOFError("it has ended; its last words are in the service's log")
+        answer: Mapping[str, Any] = json.loads(await reader.readexactly(int(line)))
+        return answer
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            self._process = None
+
+
+def _environment(condor_config: Path | None, token_directory: Path | None) -> Mapping[str, str]:
+    environment = dict(os.environ)
+    if condor_config is not None:
+        environment["CONDOR_CONFIG"] = str(condor_config)
+    elif "CONDOR_CONFIG" not in environment and not any(Path(p).exists() for p in _CONFIGURATIONS):
+        # Else the bindings refuse to work at all.
+        environment["CONDOR_CONFIG"] = "ONLY_ENV"
+    if token_directory is not None:
+        environment["_CONDOR_SEC_TOKEN_DIRECTORY"] = str(token_directory)
+    return environment

@@ -1,0 +1,304 @@
+"""The HTCondor site: every container is a proc in a pool's queue, and runs through the executor.
+
+The schedd is the truth, and nothing is kept here that it could not be asked again. What a job's containers are in the
+queue is said by three attributes of their ads: CTSJobID, CTSContainerNumber and CTSAttempt.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from cdmtaskservice.sites.base import (
+    Run,
+    RunRequest,
+    RunState,
+    RunStatus,
+    SiteHealth,
+    SiteInfo,
+    SiteUnreachableError,
+    SubmissionRefusedError,
+)
+from cdmtaskservice.sites.htcondor import ads
+from cdmtaskservice.sites.htcondor.ads import Found, Proc
+from cdmtaskservice.sites.htcondor.analysis import Analyses, Analysis
+from cdmtaskservice.sites.htcondor.batch import Coalesced
+from cdmtaskservice.sites.htcondor.config import HTCondorSiteConfig
+from cdmtaskservice.sites.htcondor.gateway import Gateway, PoolRefusedError
+from cdmtaskservice.sites.htcondor.submission import OURS, describe, items
+
+_log = structlog.get_logger(__name__)
+
+_LATE_ANSWERS = 10.0
+"""Seconds after a submission's time limit in which the schedd may still carry it out."""
+
+_MISSED_LOOKS, _MISSED_SECONDS = 3, 10.0
+"""A run that was in the queue and is in neither queue nor history counts as gone after so many looks and seconds."""
+
+_NAMED_CONTAINERS = 200
+"""The history is asked for so many containers of a job by number, and for more of them by the job alone."""
+
+_REFUSAL_STANDS = 120.0
+"""Seconds for which a refused submission says that the site is not available."""
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+_SHOWN: Sequence[str] = (
+    *("ClusterId", "ProcId", "JobStatus", "EnteredCurrentStatus", "QDate", "JobStartDate", "JobCurrentStartDate"),
+    *(
+        "CompletionDate",
+        "NumJobStarts",
+        "NumShadowStarts",
+        "NumHolds",
+        "LastVacateTime",
+        "RemoteHost",
+        "LastRemoteHost",
+    ),
+    *("HoldReason", "HoldReasonCode", "HoldReasonSubCode", "ReleaseReason", "RemoveReason", "VacateReason"),
+    *("RequestCpus", "RequestMemory", "RequestDisk", "RequestGPUs", "LastRejMatchReason", "LastRejMatchTime"),
+    *("RemoteUserCpu", "RemoteSysCpu", "RemoteWallClockTime", "ResidentSetSize", "ExitBySignal", "ExitCode"),
+    *("ExitSignal", "AcctGroup", "AccountingGroup", "ConcurrencyLimits"),
+    *("CTSJobID", "CTSContainerNumber", "CTSAttempt", "CTSReleases", "JobPrio", "Owner", "User"),
+)
+"""What administrators see of an ad: neither arguments nor environment, though there is no secret in them either."""
+
+
+class HTCondorSite:
+    """A `Site` whose engine is an HTCondor pool. Several processes may have one on the same pool."""
+
+    restarts_executors = True
+
+    def __init__(
+        self, config: HTCondorSiteConfig, executable: Callable[[], Awaitable[str]], gateway: Gateway | None = None
+    ) -> None:
+        """executable: gives the SHA-256 of the `executable.sh` that workers are to run, 64 hex digits."""
+        self._config = config
+        self._executable = executable
+        self._gateway = gateway or Gateway(
+            config.info.name,
+            condor_config=config.condor_config,
+            collector=config.collector,
+            schedd=config.schedd,
+            token_directory=config.token_directory,
+        )
+        self.submit_window = config.submit_timeout + _LATE_ANSWERS
+        self._queue = Coalesced(self._fetch_queue)
+        self._history = Coalesced(self._fetch_history)
+        self._analyses = Analyses(self._gateway, config.timeout)
+        self._known: dict[str, set[Run]] = {}
+        """By job, the runs that the schedd was seen to have."""
+        self._missed: dict[Run, tuple[int, float]] = {}
+        """Runs that it had and has not now: in how many looks, and since when."""
+        self._hangs: str | None = None
+        """Why nobody should ask the pool anything until it answers a ping."""
+        self._refused: tuple[str, float] | None = None
+
+    @property
+    def info(self) -> SiteInfo:
+        """Name, kind and limits, from the settings."""
+        return self._config.info
+
+    async def start(self) -> None:
+        """Nothing to do: the agent is started when it is first needed."""
+
+    async def stop(self) -> None:
+        """End the agent. The pool goes on."""
+        await self._gateway.close()
+
+    async def health(self) -> SiteHealth:
+        """Whether the schedd answers, and has not just refused a submission."""
+        try:
+            await self._gateway.call("ping", self._config.timeout)
+        except SiteUnreachableError as error:
+            return SiteHealth(False, error.message)
+        self._hangs = None
+        if self._refused is not None and time.monotonic() < self._refused[1]:
+            return SiteHealth(False, self._refused[0])
+        return SiteHealth(True)
+
+    async def submit(self, requests: Sequence[RunRequest]) -> Sequence[str]:
+        """Submit one cluster with a proc for each run. They must not be in the queue yet: `poll` tells."""
+        if not requests:
+            return ()
+        try:
+            taken = await self._call(
+                "submit",
+                self._config.submit_timeout,
+                description=describe(self._config, requests, await self._executable()),
+                items=items(requests),
+            )
+        except PoolRefusedError as error:
+            self._refused = error.message, time.monotonic() + _REFUSAL_STANDS
+            raise SubmissionRefusedError(error.message) from error
+        self._refused = None
+        job, cluster = requests[0].run.job_id, taken["cluster"]
+        self._known.setdefault(job, set()).update(r.run for r in requests)
+        _log.info("cluster_submitted", job=job, site=self.info.name, cluster=cluster, containers=len(requests))
+        return (str(cluster),)
+
+    async def poll(self, runs: Collection[Run], since: datetime.datetime | None = None) -> Mapping[Run, RunStatus]:
+        """What the queue says of each run, and of those that are not in it what the history says.
+
+        Removes what is in the queue twice, and releases what is held for a reason that may have passed.
+        """
+        found = await self._queue.ask({run.job_id for run in runs})
+        statuses: dict[Run, RunStatus] = {}
+        for run in runs:
+            if (proc := found.procs.get(run)) is not None:
+                self._known.setdefault(run.job_id, set()).add(run)
+                self._missed.pop(run, None)
+                statuses[run] = proc.status
+        await self._tidy(found, {run.job_id for run in runs})
+        absent = [run for run in runs if run not in statuses]
+        if absent:
+            history = await self._history.ask([(run, since) for run in absent])
+            for run in absent:
+                statuses[run] = history[run].status if run in history else self._unknown(run)
+        return await self._explained(found, statuses)
+
+    async def end(self, runs: Collection[Run], reason: str) -> Collection[Run]:
+        """Remove these runs from the queue: idle ones at once, running ones when their executors have stopped."""
+        found = await self._queue.ask({run.job_id for run in runs})
+        wanted = set(runs)
+        left = [found.procs[run] for run in runs if run in found.procs and _is_there(found.procs[run])]
+        clusters = {proc.cluster for proc in left}
+        whole = {c for c in clusters if all(p.run in wanted for p in found.procs.values() if p.cluster == c)}
+        jobs = [str(cluster) for cluster in sorted(whole)]
+        # A proc that the cluster has not made yet can only be removed with all of it, or later.
+        jobs += [proc.name for proc in left if proc.cluster not in whole and proc.proc is not None]
+        if jobs:
+            await self._remove(jobs, reason)
+        return [proc.run for proc in left]
+
+    async def release(self, job_id: str) -> None:
+        """Remove what is still waiting or held. Executors that run are about to end by themselves."""
+        found = await self._queue.ask({job_id})
+        waiting = [p for p in found.procs.values() if p.run.job_id == job_id and p.status.state is not RunState.RUNNING]
+        if waiting:
+            await self._remove(sorted({proc.name for proc in waiting}), "the job is over")
+        self._known.pop(job_id, None)
+        self._missed = {run: missed for run, missed in self._missed.items() if run.job_id != job_id}
+
+    async def clean(self, job_id: str) -> None:
+        """What is left in the queue; HTCondor itself removes the files of a job when it ends."""
+        await self.release(job_id)
+
+    async def runner_status(self, run: Run) -> Mapping[str, object]:
+        """Chosen attributes of the run's ad, and of one that finds no machine HTCondor's analysis."""
+        constraint = (
+            f"CTSJobID == {json.dumps(run.job_id)} && CTSContainerNumber == {run.container} "
+            f"&& CTSAttempt == {run.attempt}"
+        )
+        found = await self._call("query", constraint=constraint, attributes=_SHOWN)
+        if not found:
+            found = await self._call("history", constraint=constraint, attributes=_SHOWN, since="", most=1)
+        if not found:
+            return {}
+        ad: dict[str, object] = {name: found[0][name] for name in _SHOWN if found[0].get(name) is not None}
+        if ad.get("JobStatus") == ads.JobStatus.IDLE:
+            ad["Analysis"] = (await self._analyses.of(f"{ad['ClusterId']}.{ad['ProcId']}")).told_to_admins()
+        return ad
+
+    # Asking the pool
+
+    async def _call(self, name: str, limit: float | None = None, /, **arguments: Any) -> Any:
+        if self._hangs is not None:
+            raise SiteUnreachableError(self._hangs)
+        try:
+            return await self._gateway.call(name, limit or self._config.timeout, **arguments)
+        except PoolRefusedError:
+            raise
+        except SiteUnreachableError as error:
+            # Others would wait as long as this call, one after the other, and the ping behind them.
+            self._hangs = error.message
+            raise
+
+    async def _fetch_queue(self, jobs: Collection[str]) -> Found:
+        found = await self._call("query", constraint=_of_jobs(jobs), attributes=ads.ATTRIBUTES, clusters=True)
+        return ads.read_queue(found, self._config)
+
+    async def _fetch_history(self, wanted: Collection[tuple[Run, datetime.datetime | None]]) -> Mapping[Run, Proc]:
+        by_job: dict[str, list[int]] = {}
+        for run, _ in wanted:
+            by_job.setdefault(run.job_id, []).append(run.container)
+        named = [
+            f"(CTSJobID == {json.dumps(job)} && member(CTSContainerNumber, {{{','.join(map(str, sorted(numbers)))}}}))"
+            for job, numbers in by_job.items()
+            if len(numbers) <= _NAMED_CONTAINERS
+        ]
+        whole = [job for job, numbers in by_job.items() if len(numbers) > _NAMED_CONTAINERS]
+        constraint = " || ".join([*named, *([f"({_of_jobs(whole)})"] if whole else [])])
+        oldest = min((since or _EPOCH).timestamp() for _, since in wanted) - self._config.history_margin
+        found = await self._call(
+            "history",
+            constraint=constraint,
+            attributes=ads.ATTRIBUTES,
+            since=f"EnteredCurrentStatus < {int(oldest)}",
+            most=-1,
+        )
+        return ads.read_history(found, self._config)
+
+    def _unknown(self, run: Run) -> RunStatus:
+        """A run that is nowhere. One that was there a moment ago may be between the queue and the history."""
+        if run not in self._known.get(run.job_id, ()):
+            return RunStatus(RunState.UNKNOWN)
+        now = time.monotonic()
+        looks, since = self._missed.get(run, (0, now))
+        self._missed[run] = looks + 1, since
+        if looks + 1 < _MISSED_LOOKS or now - since < _MISSED_SECONDS:
+            return RunStatus(RunState.QUEUED, "HTCondor lists it neither in its queue nor in its history just now")
+        return RunStatus(RunState.UNKNOWN)
+
+    # Doing something about it
+
+    async def _tidy(self, found: Found, jobs: Collection[str]) -> None:
+        surplus = dict(found.surplus)
+        found.surplus.clear()  # those who share the answer need not remove it once more
+        for reason, names in surplus.items():
+            _log.warning("surplus_procs", site=self.info.name, procs=names, reason=reason)
+            await self._remove(names, reason)
+        for run, proc in found.procs.items():
+            if proc.release and run.job_id in jobs:
+                _log.info("hold_released", job=run.job_id, container=run.container, proc=proc.name)
+                # Counted first: a crash in between must not make it free.
+                await self._call("edit", jobs=[proc.name], attribute="CTSReleases", value=str(proc.releases + 1))
+                reason = f"{OURS}what held it may have passed"
+                await self._call("act", action="Release", jobs=[proc.name], reason=reason)
+                found.procs[run] = replace(proc, release=False)
+
+    async def _remove(self, jobs: Sequence[str], reason: str) -> None:
+        words = " ".join(reason.split())
+        await self._call("act", action="Remove", jobs=list(jobs), reason=f"{OURS}{words}")
+
+    async def _explained(self, found: Found, statuses: Mapping[Run, RunStatus]) -> Mapping[Run, RunStatus]:
+        """The same, saying of a run that has found no machine for a while whether there is one."""
+        unmatched = [run for run in statuses if run in found.procs and found.procs[run].waits_unmatched]
+        if not unmatched:
+            return statuses
+        explained = dict(statuses)
+        by_cluster: dict[int, Analysis] = {}
+        for run in unmatched:
+            proc = found.procs[run]
+            if proc.cluster not in by_cluster:
+                # All procs of a cluster ask for the same.
+                by_cluster[proc.cluster] = await self._analyses.of(proc.name)
+            analysis = by_cluster[proc.cluster]
+            if not analysis.matching:
+                explained[run] = replace(
+                    proc.status, detail=analysis.told_to_admins(), told=analysis.told_to_owner(self.info.name)
+                )
+        return explained
+
+
+def _of_jobs(jobs: Collection[str]) -> str:
+    return f"member(CTSJobID, {{{','.join(json.dumps(job) for job in sorted(jobs))}}})"
+
+
+def _is_there(proc: Proc) -> bool:
+    return proc.status.state is not RunState.ENDED
