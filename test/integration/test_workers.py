@@ -59,6 +59,7 @@ async def test_a_work_order_has_all_that_an_executor_needs(room):
         "manifest": None,
         "upload": {"part_size": PART, "batch": 500},
         "heartbeat_interval": 15.0,
+        "silence_limit": 30.0,
     }
     json.dumps(order)
     assert (claim.job_id, claim.container_number, claim.attempt) == ("j", 1, 1)
@@ -117,6 +118,29 @@ async def test_another_claim_without_an_attempt_supersedes(room):
     await room.claim(claim="c", attempt=None)
     with pytest.raises(InvalidJobStateError):  # the third was the last
         await room.claim(claim="d", attempt=None)
+
+
+async def test_a_claim_for_a_run_supersedes_within_the_run_only(room):
+    await room.accept()
+    await room.claim(claim="a", attempt=None, run=1)
+    order, _ = await room.claim(claim="b", attempt=None, run=1)
+    container = await room.containers.get("j", 0)
+    assert (order["attempt"], container.attempt, container.run) == (2, 2, 1)
+    assert [lost.why for lost in container.lost] == ["its executor was started again by the site"]
+    # The engine was asked for another run: executors of the first one are not wanted any more.
+    await room.containers.next_attempt("j", 0, 2, room.clock(), "it was lost")
+    with pytest.raises(InvalidJobStateError, match="is at run 3, not 1"):
+        await room.claim(claim="c", attempt=None, run=1)
+    order, _ = await room.claim(claim="d", attempt=None, run=3)
+    assert order["attempt"] == 3
+
+
+async def test_why_an_executor_was_started_again_is_what_the_one_before_said(room):
+    await room.accept()
+    _, one = await room.claim(claim="a", attempt=None, run=1)
+    await room.workers.heartbeat(one, "j", 0, Heartbeat(phase="running", ending="evicted by SIGTERM"))
+    await room.claim(claim="b", attempt=None, run=1)
+    assert [lost.why for lost in (await room.containers.get("j", 0)).lost] == ["evicted by SIGTERM"]
 
 
 async def test_of_two_claims_in_one_instant_one_has_the_attempt(room):

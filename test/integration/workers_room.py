@@ -9,7 +9,7 @@ import httpx
 from cdmtaskservice.auth.container_token import ContainerClaim, ContainerTokens
 from cdmtaskservice.auth.principal import Principal
 from cdmtaskservice.domain.jobs import JobInput
-from cdmtaskservice.domain.records import InputFiles, Transition
+from cdmtaskservice.domain.records import InputFiles
 from cdmtaskservice.domain.states import JobState
 from cdmtaskservice.domain.worker_calls import ContainerUpdate, UploadsRequest, WorkRequest
 from cdmtaskservice.s3.checksum import crc64nvme
@@ -89,13 +89,10 @@ class Room(JobHouse):
         return job_id
 
     async def claim(
-        self, number: int = 0, claim: str = "a", attempt: int | None = 1, job_id: str = "j"
+        self, number: int = 0, claim: str = "a", attempt: int | None = 1, job_id: str = "j", run: int | None = None
     ) -> tuple[dict, ContainerClaim]:
-        order = await self.workers.work(job_id, number, WorkRequest(claim=claim * 32, attempt=attempt))
+        order = await self.workers.work(job_id, number, WorkRequest(claim=claim * 32, attempt=attempt, run=run))
         return order, self.tokens.verify(order["token"], self.clock())
-
-    async def cancel(self, job_id: str = "j") -> None:
-        await self.jobs.transition(job_id, Transition(S.CANCELING, self.clock(), f"c-{job_id}"))
 
 
 def body(containers: int = 2, **kwargs) -> JobInput:

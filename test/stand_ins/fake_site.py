@@ -14,6 +14,7 @@ from cdmtaskservice.sites.base import (
     SiteHealth,
     SiteInfo,
     SiteUnreachableError,
+    SubmissionRefusedError,
 )
 
 
@@ -46,6 +47,12 @@ class FakeSite:
         self.ended: list[tuple[Run, str]] = []
         self.polls = 0
 
+        self.submit_window = 0.0
+        """As in `Site`. With one, submissions have handles."""
+        self.refused: str | None = None
+        """Why submissions are refused."""
+        self.lost_submits = 0
+        """So many submissions take no effect, and nobody knows."""
         self.unreachable: str | None = None
         """Why no call is answered."""
         self.available = True
@@ -59,7 +66,6 @@ class FakeSite:
         self.during_poll: Callable[[], Awaitable[None]] = nothing
         """Runs after the engine has been asked and before its answer is read."""
 
-    submit_window = 0.0
     restarts_executors = False
 
     @property
@@ -77,6 +83,11 @@ class FakeSite:
 
     async def submit(self, requests: Sequence[RunRequest]) -> Sequence[str]:
         self._answer()
+        if self.refused is not None:
+            raise SubmissionRefusedError(self.refused)
+        if self.lost_submits:
+            self.lost_submits -= 1
+            raise SiteUnreachableError("no answer")
         for request in requests:
             if request.run not in self.runs:
                 self.starts[request.run] += 1
@@ -85,7 +96,7 @@ class FakeSite:
         if self.raises_after_submit is not None:
             error, self.raises_after_submit = self.raises_after_submit, None
             raise error
-        return ()
+        return [f"handle-{len(self.starts)}"] if self.submit_window else ()
 
     async def poll(self, runs: Collection[Run], since: datetime.datetime | None = None) -> Mapping[Run, RunStatus]:
         self._answer()

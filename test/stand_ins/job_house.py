@@ -117,6 +117,12 @@ class JobHouse:
         assert await self.jobs.insert(a_job(job_id, containers, **kwargs))
         return job_id
 
+    async def cancel(self, job_id: str = "j") -> None:
+        """The owner cancels the job."""
+        await self.jobs.transition(job_id, Transition(S.CANCELING, self.clock(), f"c-{job_id}"))
+        if self.reconciler is not None:
+            self.reconciler.hint(job_id, full=True)
+
     def tick(self) -> None:
         """Time goes by."""
         self.clock.advance(self.pace)

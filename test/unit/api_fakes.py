@@ -300,7 +300,8 @@ WORK_ORDER: Mapping[str, Any] = {
     "inputs": [{"file": "cts-data/a.fa", "path": "a.fa", "url": "http://s3/a", "size": 8, "crc64nvme": CRC}],
     "manifest": {"path": ".cts/manifest-0.txt", "content": "/input_files/a.fa\n"},
     "upload": {"part_size": 67108864, "batch": 500},
-    "heartbeat_interval": 15.0, "silence_limit": 120.0,
+    "heartbeat_interval": 15.0,
+    "silence_limit": 120.0,
 }
 UPLOADS: Mapping[str, Any] = {
     "files": [

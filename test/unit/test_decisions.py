@@ -81,3 +81,31 @@ def test_an_end_without_a_reason_says_so() -> None:
 def test_silence_counts_from_when_the_service_could_be_reached(seen: float, reachable: float, action: Action) -> None:
     status = RunStatus(R.RUNNING)
     assert decide(container("c", seen), status, NOW, ago(reachable), TIMEOUT).action is action
+
+
+def test_what_can_only_fail_again_fails_at_once() -> None:
+    for state in (R.ENDED, R.STUCK):
+        status = RunStatus(state, "code 34: too much memory", error="it used too much memory")
+        assert decide(HEARD, status, NOW, LONG_AGO, TIMEOUT) == Decision(Action.FAIL, "code 34: too much memory")
+
+
+def test_what_is_stuck_is_ended() -> None:
+    expected = Decision(Action.END, "it is held")
+    assert decide(NEVER_CAME, RunStatus(R.STUCK, "it is held"), NOW, LONG_AGO, TIMEOUT) == expected
+
+
+def test_an_engine_that_restarts_executors_is_left_to_it() -> None:
+    running = RunStatus(R.RUNNING)
+    assert decide(ENDING, running, NOW, LONG_AGO, TIMEOUT, restarts=True).action is Action.WAIT
+    assert decide(ENDING_SILENT, running, NOW, LONG_AGO, TIMEOUT, restarts=True).action is Action.END
+
+
+@pytest.mark.parametrize(("age", "action"), [(60.0, Action.WAIT), (61.0, Action.END)])
+def test_the_silence_of_a_restarted_executor_begins_with_its_start(age: float, action: Action) -> None:
+    """Before that it waited in the queue, for as long as it may."""
+    assert decide(container("c", 9999.0), RunStatus(R.RUNNING, age=age), NOW, LONG_AGO, TIMEOUT).action is action
+
+
+@pytest.mark.parametrize(("age", "action"), [(3600.0, Action.WAIT), (3601.0, Action.END), (None, Action.WAIT)])
+def test_an_executor_that_never_comes(age: float | None, action: Action) -> None:
+    assert decide(NEVER_CAME, RunStatus(R.RUNNING, age=age), NOW, LONG_AGO, TIMEOUT).action is action

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
-_REFUSALS = ("Failed to create new cluster", "SCHEDD:", "QMGMT:")
+_REFUSALS = ("Failed to create new cluster", "SCHEDD:", "QMGMT:", '"DENIED"')
 """A submission that fails with one of these has been answered before anything was made."""
 
 

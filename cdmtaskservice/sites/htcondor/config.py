@@ -81,7 +81,7 @@ class HTCondorSiteConfig:
     vacate_time: float = 60.0
     max_starts: int = 3
     max_releases: int = 5
-    unmatched_after: float = 30.0
+    unmatched_after: float = 10.0
     idle_at_once: int = 200
     timeout: float = 20.0
     submit_timeout: float = 60.0
