@@ -79,6 +79,11 @@ class Gateway:
             raise kind(f"site {self._site}: {name}: {str(answer['error'])[:_WORDS]}")
         return answer["value"]
 
+    @property
+    def pid(self) -> int | None:
+        """The agent's process ID while it runs."""
+        return self._process.pid if self._process is not None else None
+
     async def close(self) -> None:
         """End the agent. The next call starts another one."""
         process = self._process
