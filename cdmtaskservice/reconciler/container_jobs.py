@@ -117,7 +117,7 @@ class ContainerJobs:
 
     async def _end(self, job: JobRecord, due: DueTransition) -> JobRecord | None:
         """Bring together what the containers left, and end the job."""
-        containers = await self._containers.list(job.id)
+        containers = await self._measured(job, await self._containers.list(job.id))
         outputs = await self._gather_outputs(job, containers)
         fields: dict[str, Any] = {
             **usage_fields(containers, job.input["cpus"]),
@@ -132,6 +132,19 @@ class ContainerJobs:
                 f"No container wrote an output file below {mount}; check the job's arguments and the containers' logs"
             )
         return await self._move(job, due, fields)
+
+    async def _measured(self, job: JobRecord, containers: Sequence[ContainerRecord]) -> Sequence[ContainerRecord]:
+        """The containers, with what the engine has measured of those whose executors could not measure it."""
+        unmeasured = {_run(c): c for c in containers if c.usage.cpu_seconds is None}
+        if not unmeasured or not job.handles:
+            return containers
+        try:
+            statuses = await self._site(job).poll(unmeasured.keys(), job.transitions[0].time)
+        except SiteUnreachableError:
+            return containers  # nobody should wait for that
+        for run, container in unmeasured.items():
+            await self._containers.note_usage(job.id, run.container, container.attempt, statuses[run].usage)
+        return await self._containers.list(job.id)
 
     async def _gather_outputs(self, job: JobRecord, containers: Sequence[ContainerRecord]) -> OutputFiles:
         files: list[str] = []
@@ -261,16 +274,13 @@ class ContainerJobs:
 
     async def _cancel(self, job: JobRecord) -> Next:
         site = self._site(job)
-        live = {_run(c): c for c in await self._containers.live(job.id)}
-        left = await site.end(live.keys(), "the job was canceled") if live else ()
+        runs = [_run(c) for c in await self._containers.live(job.id)]
+        left = await site.end(runs, "the job was canceled") if runs else ()
         if left:
             return Wait(job, self._config.cancel_delay, f"{len(left)} containers are still being stopped")
         if in_doubt(job, self._clock()):
             return Wait(job, self._config.cancel_delay, "a submission to the site may still take effect")
-        ended = await site.poll(live.keys(), job.transitions[0].time) if job.handles else {}
-        for run, status in ended.items():
-            await self._containers.note_usage(job.id, run.container, live[run].attempt, status.usage)
-        containers = await self._containers.list(job.id)
+        containers = await self._measured(job, await self._containers.list(job.id))
         fields = usage_fields(containers, job.input["cpus"])
         canceled = await self._move(job, DueTransition(JobState.CANCELED, self._clock()), fields)
         return await self._finish(canceled or job)

@@ -169,7 +169,7 @@ class ContainerStore:
         fields = _usage_fields(usage)
         if fields:
             await self._containers.find_one_and_update(
-                {"_id": _key(job_id, number), "attempt": attempt, "cpu_seconds": None, "wall_seconds": None},
+                {"_id": _key(job_id, number), "attempt": attempt, "cpu_seconds": None},
                 {"$set": fields},
                 projection={"_id": 1},
             )

@@ -192,6 +192,21 @@ async def test_what_the_engine_measured_of_a_canceled_job_is_kept(pool):
     assert (job.cpu_hours, job.max_memory) == (1.0, 10)
 
 
+async def test_what_an_executor_could_not_measure_is_what_the_engine_measured(pool):
+    async with pool.reconciling():
+        await pool.submitted(containers=2)
+        for n in range(2):
+            await pool.begin(Run("j", n, 1), f"c{n}")
+        pool.site.runs[R] = RunStatus(RunState.RUNNING, usage=Usage(7200.0, 7200.0, 99))
+        await pool.report(Run("j", 1, 1), GOOD)
+        await pool.report(R, GOOD[:3])
+        unmeasured = [S.UPLOAD_SUBMITTED, S.COMPLETE]  # the report with the usage has none
+        await pool.report(R, unmeasured)
+        job = await pool.until_state(S.COMPLETE)
+    assert job.cpu_hours == pytest.approx((7200 + 3) / 3600)
+    assert job.max_memory == 1001
+
+
 async def test_why_a_job_waits_is_told_to_its_owner(pool):
     async with pool.reconciling():
         await pool.submitted(containers=3)
