@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 
 from cdmtaskservice.embedded.image import Pushed, push_seqtool
+from cdmtaskservice.embedded.pool import CondorPool, missing_pool_parts
 from cdmtaskservice.embedded.stack import EmbeddedStack, default_parts, missing_parts
 
 # How long an example takes says more of the machine's other work than of the code.
@@ -25,6 +26,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, and CTS_REQUIRE_PARTS is set: {report.longrepr}"
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what tests have measured: the properties that they recorded."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +57,18 @@ def stack(parts: Path) -> Iterator[EmbeddedStack]:
             yield running
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def pool(stack: EmbeddedStack) -> Iterator[CondorPool]:
+    """One HTCondor pool for the whole session."""
+    if missing := missing_pool_parts(stack.parts):
+        reason = f"missing: {'; '.join(missing)} (run `make setup`)"
+        if os.environ.get("CTS_REQUIRE_PARTS"):
+            pytest.fail(f"{reason}, and CTS_REQUIRE_PARTS is set", pytrace=False)
+        pytest.skip(reason)
+    with CondorPool(stack.root / "pool", stack.parts, stack.registry) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,9 @@ _CONTAINERS_CONF = """\
 default_ulimits = ["nofile=1024:4096", "nproc=4096:8192"]
 seccomp_profile = "{debian}/usr/share/containers/seccomp.json"
 
+[engine.runtimes]
+runc = ["{debian}/usr/sbin/runc", "{debian}/usr/bin/runc"]
+
 [engine]
 cgroup_manager = "cgroupfs"
 conmon_path = ["{debian}/usr/bin/conmon"]
@@ -30,9 +33,6 @@ lock_type = "file"
 # crun refuses cgroups v1 beside v2, and ignores limits where cgroups are disabled.
 runtime = "runc"
 tmp_dir = "{run}/libpod"
-
-[engine.runtimes]
-runc = ["{debian}/usr/sbin/runc", "{debian}/usr/bin/runc"]
 """
 
 _STORAGE_CONF = """\
@@ -40,6 +40,10 @@ _STORAGE_CONF = """\
 driver = "{driver}"
 graphroot = "{graph}"
 runroot = "{run}"
+rootless_storage_path = "{graph}"
+
+[storage.options.{driver}]
+ignore_chown_errors = "{one_user}"
 """
 
 _REGISTRIES_CONF = """\
@@ -57,7 +61,7 @@ export CONTAINERS_CONF="{home}/containers.conf"
 export CONTAINERS_STORAGE_CONF="{home}/storage.conf"
 export CONTAINERS_REGISTRIES_CONF="{home}/registries.conf"
 unset XDG_CONFIG_HOME XDG_DATA_HOME XDG_RUNTIME_DIR REGISTRY_AUTH_FILE
-exec "{debian}/tools/podman" "$@"
+{preparation}exec "{debian}/tools/podman" "$@"
 """
 
 # Standard input ends when the owner closes it or dies; only then is there something to do. Clients that still
@@ -98,19 +102,7 @@ class ContainerEngine:
         self.sweep()
         self._run.mkdir(mode=0o700)
         self._graph.mkdir(parents=True, exist_ok=True)
-        trust = self.home / "user/.config/containers/policy.json"
-        trust.parent.mkdir(parents=True, exist_ok=True)
-        trust.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
-        places = {"debian": self._debian, "run": self._run, "graph": self._graph, "home": self.home}
-        for name, template in (
-            ("containers.conf", _CONTAINERS_CONF),
-            ("storage.conf", _STORAGE_CONF),
-            ("registries.conf", _REGISTRIES_CONF),
-            ("podman", _WRAPPER),
-        ):
-            text = template.format(**places, driver=storage_driver(self._graph), registry=registry)
-            (self.home / name).write_text(text)
-        self.podman.chmod(0o755)
+        write_podman(self.home, self._debian, self._run, self._graph, registry)
         self._sweeper = self._spawn_sweeper()
 
     def stop(self) -> None:
@@ -134,6 +126,36 @@ class ContainerEngine:
             cwd="/",
             start_new_session=True,
         )
+
+
+def write_podman(
+    home: Path, debian: Path, run: Path, graph: Path, registry: str, *, preparation: str = "", one_user: bool = False
+) -> None:
+    """Write `home`/podman, an executable that keeps to these directories, and its settings beside it.
+
+    preparation: lines of shell for the executable. one_user: whoever runs it has no sub-IDs, and owns all files.
+    """
+    trust = home / "user/.config/containers/policy.json"
+    trust.parent.mkdir(parents=True, exist_ok=True)
+    trust.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
+    for name, template in (
+        ("containers.conf", _CONTAINERS_CONF),
+        ("storage.conf", _STORAGE_CONF),
+        ("registries.conf", _REGISTRIES_CONF),
+        ("podman", _WRAPPER),
+    ):
+        text = template.format(
+            debian=debian,
+            run=run,
+            graph=graph,
+            home=home,
+            driver=storage_driver(graph),
+            one_user=str(one_user).lower(),
+            registry=registry,
+            preparation=preparation,
+        )
+        (home / name).write_text(text)
+    (home / "podman").chmod(0o755)
 
 
 def storage_driver(directory: Path) -> str:

@@ -26,6 +26,7 @@ Behave.
   say LINES             LINES lines on standard output, and as many on standard error
   fail CODE             a line on standard error, then exit with CODE
   sleep SECONDS         wait; ends at once on SIGTERM, with 143
+  later SECONDS ...     wait, and then do what the rest says
   stubborn SECONDS      wait, deaf to SIGTERM
   spin SECONDS          keep one core busy; prints the CPU seconds that it got
   hog MEGABYTES         take that much memory
@@ -194,6 +195,10 @@ fifo) mkfifo "$out/pipe" ;;
 say) say "$1" ;;
 fail) die "failing with exit code $1, as asked" "$1" ;;
 sleep) wait_for "$1" ;;
+later)
+    wait_for "$1"
+    exec "$0" "${@:2}"
+    ;;
 stubborn) stubborn "$1" ;;
 spin) spin "$1" ;;
 hog) hog "$1" ;;

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from cdmtaskservice.auth.token_file import create_token, list_tokens
 from cdmtaskservice.embedded.part import Part
+from cdmtaskservice.embedded.pool import CondorPool
 from cdmtaskservice.embedded.stack import EmbeddedStack
 
 BUCKET = "cts-data"
@@ -31,7 +32,7 @@ USERS: Mapping[str, Sequence[str]] = {
 
 
 class EmbeddedService(Part):
-    """`cts serve` with the local site, on the parts of a stack. Several may run on one stack and one home."""
+    """`cts serve` with the local site, and a pool's, on the parts of a stack. Several may run on one stack and home."""
 
     name: ClassVar[str] = "service"
     term_grace: ClassVar[float] = 45.0
@@ -44,13 +45,16 @@ class EmbeddedService(Part):
         *,
         command: Sequence[str] = ("-m", "cdmtaskservice.cli", "serve"),
         name: str = "service",
+        pool: CondorPool | None = None,
     ) -> None:
         """home: tokens, settings and the local site's work directory; two services may share one.
 
         overrides: further variables for the service, such as `KBCTS_RECONCILER__LEASE`. command: arguments of Python
-        that stand for `cts serve`. name: tells several services with one home apart.
+        that stand for `cts serve`. name: tells several services with one home apart. pool: becomes a further site,
+        `kbase`; it must run.
         """
         self.stack = stack
+        self.pool = pool
         self._shared = home
         self._overrides = dict(overrides or {})
         self._command = tuple(command)
@@ -96,7 +100,24 @@ class EmbeddedService(Part):
             "KBCTS_LOCAL_TOKEN_FILE": str(self._token_file("executor")),
             "KBCTS_LOCAL_CONTAINER_RUNTIME": "podman",
             "KBCTS_LOCAL_CONTAINER_RUNTIME_PATH": str(self.stack.podman),
+            **self._pool_settings(),
             **self._overrides,
+        }
+
+    def _pool_settings(self) -> dict[str, str]:
+        if self.pool is None:
+            return {}
+        token = self.pool.install_token(self.tokens["executor"], f"{self._shared.name}.token")
+        return {
+            "KBCTS_HTCONDOR_CPUS_PER_NODE": str(self.pool.cpus),
+            "KBCTS_HTCONDOR_MEMORY_PER_NODE": f"{self.pool.memory_mb}MiB",
+            "KBCTS_HTCONDOR_CONDOR_CONFIG": str(self.pool.client_config),
+            "KBCTS_HTCONDOR_TOKEN_FILE": str(token),
+            "KBCTS_HTCONDOR_CACHE_DIR": str(self.pool.worker_dir / "cache"),
+            "KBCTS_HTCONDOR_CONTAINER_RUNTIME": "podman",
+            "KBCTS_HTCONDOR_CONTAINER_RUNTIME_PATH": str(self.pool.podman),
+            "KBCTS_HTCONDOR_INITIAL_DIR": str(self.pool.worker_dir),
+            "KBCTS_HTCONDOR_SCRATCH": "10MB",
         }
 
     def answers(self) -> bool:
