@@ -31,10 +31,12 @@ def main(argv: Sequence[str]) -> int:
 def _execute(options: RunOptions) -> int:
     from .cleaning import clean_leftovers
     from .run import Run
+    from .running import sweep_in_background
     from .stopping import Stop, stopped_by_signals
     from .workdir import WorkDir, WorkDirBusy, WorkDirError
 
-    log = Log(job=options.job, container=options.container, attempt=options.attempt)
+    launched_for = {"run": options.run} if options.run is not None else {"attempt": options.attempt}
+    log = Log(job=options.job, container=options.container, **launched_for)
     stop = Stop()
     with stopped_by_signals(stop):
         try:
@@ -62,6 +64,7 @@ def _execute(options: RunOptions) -> int:
             log.event("cannot_start", error=str(error))
             return EXIT_USAGE
         code = EXIT_INTERNAL
+        sweep_in_background(options.cache_dir, log)
         try:
             work.lay_out()
             run.go()
@@ -78,8 +81,21 @@ def _execute(options: RunOptions) -> int:
         finally:
             if not clean_leftovers(work, log):
                 log.event("not_cleaned_up", work_dir=work.path)
-        log.event("over", exit_code=code)
+        log.event("over", exit_code=code, **_spent())
         return code
+
+
+def _spent() -> dict[str, float]:
+    """Seconds since the engine started this process, whatever it was then, CPU seconds, and memory at its peak."""
+    import resource
+
+    from .leftovers import process_start
+
+    with open("/proc/uptime") as uptime:
+        age = float(uptime.read().split()[0]) - int(process_start(os.getpid())) / os.sysconf("SC_CLK_TCK")
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(u.ru_utime + u.ru_stime for u in used)
+    return {"seconds": round(age, 2), "cpu_seconds": round(cpu, 2), "max_memory": used[0].ru_maxrss * 1024}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ class Apptainer:
 
     name = "apptainer"
     cgroup_parents = False
+    pid_files = False
+    tells_out_of_memory = False
     named = False
 
     def __init__(self, path: str, cache: str) -> None:

@@ -11,7 +11,6 @@ eventfd, so there the limit is set on the parent, and the container's own is one
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -161,7 +160,11 @@ class ParentV2:
 
 
 class Watcher:
-    """The last reading of the container's own cgroup. A container shorter than a reading apart is not seen."""
+    """The last reading of the container's own cgroup. A container shorter than a reading apart is not seen.
+
+    A container of a rootless engine on cgroup v1 has none: it is in ours, among who knows what else. Then its first
+    process is read, with the children that this has waited for.
+    """
 
     parent: str | None = None
     exact = False
@@ -170,14 +173,17 @@ class Watcher:
     def __init__(self, root: str) -> None:
         self._root = root
         self._paths: Mapping[str, str] = {}
+        self._pid: int | None = None
         self._last = Reading(0, 0.0, False)
 
     def watch(self, pid: int) -> None:
         try:
-            with open(f"/proc/{pid}/cgroup") as lines:
-                self._paths = parse_proc_cgroup(lines.read())
+            with open(f"/proc/{pid}/cgroup") as lines, open("/proc/self/cgroup") as own:
+                paths, ours = parse_proc_cgroup(lines.read()), parse_proc_cgroup(own.read())
         except OSError:
             return
+        shared = any(paths.get(c) == ours.get(c) for c in ("memory", "") if c in paths)
+        self._pid, self._paths = (pid, {}) if shared else (None, paths)
         self.read()
 
     def read(self) -> Reading:
@@ -198,6 +204,8 @@ class Watcher:
                 _number(f"{self._root}/cpuacct{cpu}/cpuacct.usage") / 1e9,
                 _keyed(f"{directory}/memory.oom_control").get("oom_kill", 0) > 0,
             )
+        if self._pid is not None:
+            return _read_process(self._pid)
         unified = self._paths.get("")
         return _read_v2(f"{self._root}{unified}") if unified else Reading(0, 0.0, False)
 
@@ -221,8 +229,23 @@ def _read_v2(directory: str) -> Reading:
     return Reading(peak, cpu, _keyed(f"{directory}/memory.events").get("oom_kill", 0) > 0)
 
 
+def _read_process(pid: int) -> Reading:
+    """Source: proc(5), the fields utime to cstime of /proc/PID/stat, and VmHWM in KiB."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat, open(f"/proc/{pid}/status") as status:
+            ticks = sum(int(n) for n in stat.read().rpartition(")")[2].split()[11:15])
+            peak = next((int(line.split()[1]) for line in status if line.startswith("VmHWM:")), 0)
+    except (OSError, ValueError, LookupError):
+        return Reading(0, 0.0, False)
+    return Reading(peak * 1024, ticks / os.sysconf("SC_CLK_TCK"), False)
+
+
 def _eventfd() -> int:
-    # os.eventfd came with Python 3.10.
+    if hasattr(os, "eventfd"):
+        return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    # Python 3.9.
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     fd = int(libc.eventfd(0, os.O_CLOEXEC | os.O_NONBLOCK))
     if fd < 0:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from .cgroups import remove_cgroups
-from .container import end_process
 from .failures import EXIT_DONE, EXIT_GAVE_UP, EXIT_USAGE
 from .jsonlog import Log
 from .runtimes import known_runtime
@@ -33,17 +31,9 @@ def clean_up(path: str, log: Log) -> int:
 
 
 def clean_leftovers(work: WorkDir, log: Log) -> bool:
-    """Remove what is noted in `work`, then `work` itself; whether all of it is gone. Until it is, the note stays."""
+    """End what is noted in `work`, then remove `work` itself; whether all is gone. Until it is, the note stays."""
     left = work.leftovers()
     unshare: tuple[str, ...] = ()
-    if left.container and left.runtime and left.runtime_path:
-        runtime = known_runtime(left.runtime, left.runtime_path)
-        unshare = tuple(runtime.as_owner())
-        said = runtime.remove(left.container)
-        if left.process:
-            end_process(*left.process)
-        if said:
-            log.event("container_not_removed", container_name=left.container, said=said)
-            return False
-        remove_cgroups(left.container)
-    return work.remove(unshare)
+    if left.runtime and left.runtime_path:
+        unshare = tuple(known_runtime(left.runtime, left.runtime_path).as_owner())
+    return left.end(log) and work.remove(unshare)

@@ -16,13 +16,15 @@ from typing import Callable
 
 from .cgroups import Meter
 from .commands import clean_environment
-from .failures import ContainerFailure
+from .failures import ContainerFailure, NotStarted
 from .jsonlog import Log
+from .leftovers import Leftovers, process_start
 from .logs import STREAMS, LogCapture, tail
 from .order import Limits
+from .running import RunningNote
 from .runtimes import ContainerSpec, Inspection, Runtime
 from .stopping import Stop
-from .workdir import Leftovers, WorkDir, process_start
+from .workdir import WorkDir
 
 LONGEST_STRING = 131_071
 """Bytes of one argument or environment entry; Linux takes no longer one."""
@@ -31,7 +33,15 @@ _OUT_OF_MEMORY_GRACE = 2.0
 """Seconds for a container to end by itself after the kernel killed a process in it for want of memory."""
 _CLIENT_PATIENCE = 15.0
 """Seconds after a container's end within which its client must end too."""
+_STOP_AGAIN = 1.0
 _SLOWEST_LOOK = 1.0
+_FIRST_LOOKS = 0.02
+"""Seconds between two looks for a container's first sign of life. Such a look costs nothing where it is at a file."""
+_SHORT = 0.25
+"""Seconds. A container that is over sooner is not asked about while it runs."""
+_ENGINES_OWN = range(125, 128)
+"""Exit codes of an engine's client that may be the engine's: it failed, the command cannot be executed or found."""
+_NO_IMAGE = re.compile("image not known|no such image|unable to find image", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ class Container:
         limits: Limits,
         meter: Meter,
         work: WorkDir,
+        running: RunningNote | None,
         grace: float,
         log_limit: int,
         log: Log,
@@ -84,6 +95,7 @@ class Container:
         self._limits = limits
         self._meter = meter
         self._work = work
+        self._running = running
         self._grace = grace
         self._log_limit = log_limit
         self._log = log
@@ -111,11 +123,23 @@ class Container:
             said = self._runtime.remove(self._spec.name)
             if said:
                 self._log.event("container_not_removed", said=said)
+            else:
+                # Nothing is left but files, which may be of the engine's users. Without room for that, the note stays.
+                with suppress(OSError):
+                    self._note(Leftovers(None, self._runtime.name, self._runtime.path))
+
+    def _note(self, leftovers: Leftovers) -> None:
+        if self._running:
+            self._running.write(leftovers)
+        self._work.note(leftovers)
 
     def _once(self, stop: Stop, on_start: Callable[[], None]) -> Ran:
         launch = self._runtime.launch(self._spec)
         note = Leftovers(self._spec.name, self._runtime.name, self._runtime.path)
-        self._work.note(note)
+        self._note(note)
+        if self._spec.pid_file:
+            with suppress(FileNotFoundError):
+                os.unlink(self._spec.pid_file)
         try:
             client = subprocess.Popen(
                 launch.argv,
@@ -132,7 +156,7 @@ class Container:
                     "Use more containers or a manifest file."
                 ) from error
             raise
-        self._work.note(Leftovers(note.container, note.runtime, note.runtime_path, _identity(client.pid)))
+        self._note(Leftovers(note.container, note.runtime, note.runtime_path, _identity(client.pid)))
         assert client.stdout
         assert client.stderr
         paths = [os.path.join(self._work.log, stream) for stream in STREAMS]
@@ -154,10 +178,14 @@ class Container:
         self, watch: _Watch, client: subprocess.Popen[bytes], captures: Sequence[LogCapture], stderr: str
     ) -> Ran:
         wall = time.monotonic() - watch.launched
-        last = self._runtime.inspect(self._spec.name) if self._runtime.named else None
-        reading = self._meter.read()
         code = client.returncode
-        if last is None and watch.has_started:
+        last = self._runtime.inspect(self._spec.name) if self._runtime.named and not watch.sure_of(code) else None
+        reading = self._meter.read()
+        if self._runtime.named and watch.sure_of(code):
+            watch.started_unseen()
+            if not self._meter.exact and watch.born is not None:
+                wall = min(wall, max(0.0, time.time() - watch.born))
+        elif last is None and watch.has_started:
             # The engine does not answer just now; its client has passed the exit code on.
             self._log.event("container_not_inspected", client_exit_code=code)
         elif self._runtime.named:
@@ -201,6 +229,7 @@ class _Watch:
     ) -> None:
         self._runtime = container._runtime
         self._name = container._spec.name
+        self._pid_file = container._spec.pid_file if container._runtime.pid_files else None
         self._meter = container._meter
         self._limits = container._limits
         self._grace = container._grace
@@ -210,6 +239,9 @@ class _Watch:
         self._on_start = on_start
         self._wake = threading.Event()
         self._deadline: float | None = None
+        self._first_process: tuple[int, str] | None = None
+        self.born: float | None = None
+        """When the container was made, in seconds since the epoch, if the engine has told in its file."""
         self.launched = time.monotonic()
         self.past_runtime = False
         stop.on_set(self._wake.set)
@@ -222,7 +254,7 @@ class _Watch:
 
     def until_end(self) -> None:
         """Return when the client has ended; raise the stop's reason when the container was stopped for it."""
-        pause = 0.1
+        pause = _FIRST_LOOKS if self._pid_file else 0.1
         memory_deadline: float | None = None
         if not self._runtime.named:
             self.started(Inspection(True, None, time.time(), None, False, self._client.pid))
@@ -232,10 +264,11 @@ class _Watch:
                 self._stop.check()
             now = time.monotonic()
             if self._deadline is None:
-                seen = self._runtime.inspect(self._name)
-                if seen is not None and seen.started is not None:
-                    self.started(seen)
-                    continue
+                if self._worth_asking():
+                    seen = self._runtime.inspect(self._name)
+                    if seen is not None and seen.started is not None:
+                        self.started(seen)
+                        continue
             elif now >= self._deadline:
                 self.past_runtime = True
                 self._end("ran past its runtime")
@@ -247,7 +280,8 @@ class _Watch:
                     return
             until = min(d for d in (now + pause, self._deadline, memory_deadline) if d is not None)
             self._wake.wait(max(0.0, until - now))
-            pause = min(_SLOWEST_LOOK, pause * 1.5)
+            if self._pid_file is None or self.born is not None:
+                pause = min(_SLOWEST_LOOK, pause * 1.5)
 
     def started(self, seen: Inspection) -> None:
         """The container runs, or has run: its time limit counts from its own start."""
@@ -259,6 +293,40 @@ class _Watch:
             self._meter.watch(seen.pid)
         self._on_start()
 
+    def sure_of(self, code: int) -> bool:
+        """Whether `code`, the client's, is certainly the container's, and nothing else is to be learned of it.
+
+        It is where the engine had made the container, the code is none of the engine's own, and the container's first
+        process is over: a client that dies leaves a container that runs.
+        """
+        self._read_pid_file()
+        if self._first_process is None or code < 0 or code in _ENGINES_OWN:
+            return False
+        pid, start = self._first_process
+        over = not process_start(pid) or process_start(pid) != start
+        return over and (self._meter.exact or not self._runtime.tells_out_of_memory)
+
+    def started_unseen(self) -> None:
+        """The container has run, and was over before anybody looked."""
+        self.started(Inspection(False, None, self.born, None, False, 0))
+
+    def _worth_asking(self) -> bool:
+        """Whether the engine may know that the container has started. Asking costs as much as a short container."""
+        if self._pid_file is None:
+            return True
+        self._read_pid_file()
+        return self.born is not None and time.time() - self.born >= _SHORT
+
+    def _read_pid_file(self) -> None:
+        if self._pid_file is None or self._first_process is not None:
+            return
+        with suppress(OSError, ValueError):
+            with open(self._pid_file) as file:
+                pid = int(file.read())
+                self.born = os.fstat(file.fileno()).st_mtime
+            self._first_process = pid, process_start(pid)
+            self._meter.watch(pid)
+
     def _await_client(self) -> None:
         # Not Popen.wait(), which would take the exit code away from the other thread's poll() in some versions.
         with suppress(ChildProcessError):
@@ -268,14 +336,17 @@ class _Watch:
     def _end(self, why: str) -> None:
         self._log.event("stopping_container", why=why)
         if self._runtime.named:
-            self._runtime.stop(self._name, self._grace)
+            deadline = time.monotonic() + self._grace + _CLIENT_PATIENCE
+            while self._client.poll() is None and time.monotonic() < deadline:
+                # What the engine has not started yet it does not stop either, and starts it a moment later.
+                self._runtime.stop(self._name, self._grace)
+                with suppress(subprocess.TimeoutExpired):
+                    self._client.wait(_STOP_AGAIN)
         else:
             with suppress(ProcessLookupError):
                 os.killpg(self._client.pid, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._client.wait(self._grace)
-        with suppress(subprocess.TimeoutExpired):
-            self._client.wait(_CLIENT_PATIENCE if self._runtime.named else 0)
         if self._client.poll() is None:
             _kill(self._client)
 
@@ -301,37 +372,32 @@ def check_strings(spec: ContainerSpec) -> None:
 _COMMAND = re.compile(r'exec: \\?"(.*?)\\?"')
 
 
-def start_failure(code: int, said: str) -> ContainerFailure:
+def start_failure(code: int, said: str) -> NotStarted:
     """Why a container did not start, from the exit code of the engine's client and what it said."""
     match = _COMMAND.search(said)
     command = match[1] if match else "its entrypoint"
     admin = f"the engine did not start the container (exit code {code}): {said.strip()}"
     if re.search("no space left|disk quota", said, re.IGNORECASE):
-        return ContainerFailure("The container could not be started: the worker's disk was full.", admin)
+        return NotStarted("The container could not be started: the worker's disk was full.", admin)
     if re.search("argument list too long", said, re.IGNORECASE):
-        return ContainerFailure(
+        return NotStarted(
             "The arguments and the environment are together larger than a program can be given. "
             "Use more containers or a manifest file.",
             admin,
         )
     if code == 127 and match:
-        return ContainerFailure(f"The image has no such command: {command}. Its entrypoint is wrong.", admin)
+        return NotStarted(f"The image has no such command: {command}. Its entrypoint is wrong.", admin)
     if code == 126 and match:
-        return ContainerFailure(f"The image's command {command} cannot be executed.", admin)
+        return NotStarted(f"The image's command {command} cannot be executed.", admin)
     if re.search(r"exec format error", said, re.IGNORECASE):
-        return ContainerFailure("The image is not built for this worker's kind of machine.", admin)
+        return NotStarted("The image is not built for this worker's kind of machine.", admin)
     if re.search("unable to set memory limit|container init was OOM-killed", said, re.IGNORECASE):
-        return ContainerFailure("The memory limit is too small to start anything. Ask for more memory.", admin)
-    return ContainerFailure(
-        "The worker's container engine could not start the container. The administrators see the cause.", admin
+        return NotStarted("The memory limit is too small to start anything. Ask for more memory.", admin)
+    return NotStarted(
+        "The worker's container engine could not start the container. The administrators see the cause.",
+        admin,
+        image_missing=bool(_NO_IMAGE.search(said)),
     )
-
-
-def end_process(pid: int, start: str) -> None:
-    """Kill the process group of `pid`, if that is still the process that started at `start`."""
-    if start and process_start(pid) == start:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
 
 
 def _identity(pid: int) -> tuple[int, str]:

@@ -10,7 +10,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from . import cgroups
 from .commands import Completed, run_command
+from .memory import Memory
+from .outputs import readable_by_us
 from .runtimes import CHECK_TIMEOUT, ContainerSpec, Inspection, Launch, Mount
 from .stopping import Stop
 
@@ -27,11 +30,16 @@ class Engine(abc.ABC):
 
     name = ""
     named = True
+    pid_files = False
 
     def __init__(self, path: str, cgroup_parents: bool, assigned_gpus: str | None = None) -> None:
         self.path = path
         self.cgroup_parents = cgroup_parents
         self._assigned_gpus = [g for g in (assigned_gpus or "").split(",") if g]
+
+    @property
+    def tells_out_of_memory(self) -> bool:
+        return True
 
     def has_image(self, image: str, stop: Stop) -> bool:
         return self._run(["image", "inspect", "--format", "{{.Id}}", image], CHECK_TIMEOUT, stop).ok
@@ -119,6 +127,12 @@ class Podman(Engine):
     """Podman 4.3 or later, as root or rootless."""
 
     name = "podman"
+    pid_files = True
+
+    @property
+    def tells_out_of_memory(self) -> bool:
+        """Without cgroups v2 a rootless container has no memory limit that it could be killed for."""
+        return os.geteuid() == 0 or os.path.exists(f"{cgroups.ROOT}/cgroup.controllers")
 
     def has_image(self, image: str, stop: Stop) -> bool:
         return self._run(["image", "exists", image], CHECK_TIMEOUT, stop).ok
@@ -128,7 +142,8 @@ class Podman(Engine):
 
     def own_outputs(self, directory: str) -> None:
         # Rootless, another user of the image is another sub-ID here; root of the user namespace is this process.
-        for change in (["chown", "-R", "-h", "0:0"], ["chmod", "-R", "u+rwX"]) if self.as_owner() else ():
+        foreign = self.as_owner() and not readable_by_us(directory)
+        for change in (["chown", "-R", "-h", "0:0"], ["chmod", "-R", "u+rwX"]) if foreign else ():
             run_command([*self.as_owner(), *change, "--", directory], _OWN_TIMEOUT)
 
     def _own_options(self, spec: ContainerSpec) -> Sequence[str]:
@@ -140,6 +155,7 @@ class Podman(Engine):
             *(["--cgroups=no-conmon"] if spec.cgroup_parent else []),
             # Where this executor is killed, the engine still ends the container.
             f"--timeout={spec.belt}",
+            *([f"--pidfile={spec.pid_file}"] if spec.pid_file else []),
         )
 
     def _rm_options(self) -> Sequence[str]:
@@ -163,14 +179,17 @@ class Docker(Engine):
         return [f"--gpus={count}"]
 
 
-def find_podman(path: str, stop: Stop) -> Podman | str:
+def find_podman(path: str, memory: Memory, stop: Stop) -> Podman | str:
     """Podman at `path`, or what is wrong with it."""
-    asked = run_command(
-        [path, "info", "--format", "{{.Host.CgroupManager}} {{.Host.Security.Rootless}}"], CHECK_TIMEOUT, stop
-    )
-    words = asked.out.split()
-    if not asked.ok or len(words) != 2:
-        return asked.err or f"exit code {asked.code}: {asked.out}"
+    words = (memory.engine(path) or "").split()
+    if len(words) != 2:
+        asked = run_command(
+            [path, "info", "--format", "{{.Host.CgroupManager}} {{.Host.Security.Rootless}}"], CHECK_TIMEOUT, stop
+        )
+        words = asked.out.split()
+        if not asked.ok or len(words) != 2:
+            return asked.err or f"exit code {asked.code}: {asked.out}"
+        memory.learn_engine(path, asked.out)
     return Podman(path, words == ["cgroupfs", "false"] and os.geteuid() == 0, _assigned_gpus())
 
 

@@ -29,6 +29,14 @@ class ContainerFailure(Exception):
         self.admin_error = admin_error
 
 
+class NotStarted(ContainerFailure):
+    """The engine did not start the container at all. image_missing: for want of its image."""
+
+    def __init__(self, error: str, admin_error: str, image_missing: bool = False) -> None:
+        super().__init__(error, admin_error)
+        self.image_missing = image_missing
+
+
 class Ended(Exception):
     """The executor must end now, whatever it is doing."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import select
 import socket
+import struct
 import threading
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import cast
+from typing import Callable, cast
 
 from .checksum import READ_SIZE
 from .stopping import Stop
@@ -18,6 +20,11 @@ SILENCE = 60.0
 
 CONNECT_TIMEOUT = 15.0
 """Seconds. Shorter, since nothing can break off a connection that is not there yet."""
+
+_PIECE = 1 << 16
+"""Bytes handed over at a time where each write must be allowed."""
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: what was not sent yet is thrown away when the socket is closed."""
 
 _Connection = http.client.HTTPConnection
 
@@ -65,15 +72,17 @@ class HttpPool:
     """Connections to object stores, closed at the end of the `with` block.
 
     timeout: the longest silence in seconds that is not an error. When `stop` is set, all transfers break off.
+    may_write: called before every write; what it raises ends the request.
     """
 
-    def __init__(self, stop: Stop, timeout: float) -> None:
+    def __init__(self, stop: Stop, timeout: float, may_write: Callable[[], None] | None = None) -> None:
         self._stop = stop
         self._timeout = timeout
+        self._may_write = may_write
         self._local = threading.local()
         self._lock = threading.Lock()
         self._open: set[_Connection] = set()
-        stop.on_set(self._break_off)
+        stop.on_set(self.break_off)
 
     def __enter__(self) -> HttpPool:
         return self
@@ -102,6 +111,8 @@ class HttpPool:
         connection = self._connection(parts.scheme, parts.hostname or "", parts.port)
         try:
             connect(connection, self._timeout)
+            if self._may_write:
+                self._may_write()
             connection.putrequest(method, target, skip_accept_encoding=True)
             for name, value in headers.items():
                 connection.putheader(name, value)
@@ -111,17 +122,21 @@ class HttpPool:
         except (OSError, http.client.HTTPException) as error:
             self.drop(connection)
             raise self.network_error(error) from error
+        except BaseException:
+            self.drop(connection)
+            raise
         send_error: OSError | None = None
         try:
             for chunk in body:
                 try:
-                    connection.send(chunk)
+                    self._send(connection, chunk)
                 except OSError as error:
                     # The server may have answered and hung up while we were still sending: its answer says more.
                     send_error = error
                     break
         except BaseException:
             # The body could not be read to its end: nothing more can go over this connection.
+            discard_unsent(connection)
             self.drop(connection)
             raise
         try:
@@ -142,10 +157,26 @@ class HttpPool:
         """Close a connection that cannot be used as it is. It opens again by itself at the next request."""
         connection.close()
 
-    def _break_off(self) -> None:
+    def break_off(self) -> None:
         """End every transfer at once, in whatever thread it is. The thread closes the connection itself."""
         for connection in self._all():
+            discard_unsent(connection)
             break_off(connection)
+
+    def _send(self, connection: _Connection, data: bytes) -> None:
+        if self._may_write is None:
+            connection.send(data)
+            return
+        sock = cast("socket.socket", connection.sock)
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        left = memoryview(data)
+        while left:
+            # Not sendall(): a process that is suspended while it waits for room would write before it asks again.
+            if not poll.poll(self._timeout * 1000):
+                raise TimeoutError(f"nothing could be sent for {self._timeout:.0f} s")
+            self._may_write()
+            left = left[sock.send(left[:_PIECE]) :]
 
     def _mine(self) -> dict[object, _Connection]:
         """This thread's connections by scheme, host and port."""
@@ -175,6 +206,14 @@ def connect(connection: _Connection, timeout: float) -> None:
         connection.timeout = CONNECT_TIMEOUT
         connection.connect()
         cast("socket.socket", connection.sock).settimeout(timeout)
+
+
+def discard_unsent(connection: _Connection) -> None:
+    """What the kernel has not sent yet is not to be sent any more once `connection` is closed."""
+    sock = connection.sock
+    if sock is not None:
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def break_off(connection: _Connection) -> None:

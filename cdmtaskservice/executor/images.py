@@ -6,6 +6,7 @@ import re
 
 from .failures import ContainerFailure
 from .jsonlog import Log
+from .memory import Memory
 from .retry import Retry
 from .runtimes import Runtime
 from .stopping import Stop
@@ -38,14 +39,18 @@ _OUTAGE = re.compile(
 )
 
 
-def ensure_image(runtime: Runtime, image: str, stop: Stop, log: Log) -> None:
-    """Have `image`, named by digest, on this worker. Raises ContainerFailure.
+def ensure_image(runtime: Runtime, image: str, memory: Memory, stop: Stop, log: Log) -> None:
+    """Have `image`, named by digest, on this worker; where it was before, that is believed. Raises ContainerFailure.
 
     An outage is waited for as long as an hour; what the registry says of the image itself is final; anything else is
     tried three times.
     """
+    if memory.has_image(runtime.path, image):
+        log.event("image_known", image=image)
+        return
     if runtime.has_image(image, stop):
         log.event("image_present", image=image)
+        memory.learn_image(runtime.path, image)
         return
     retry = Retry(stop, OUTAGE_PATIENCE)
     tries = 0
@@ -54,6 +59,7 @@ def ensure_image(runtime: Runtime, image: str, stop: Stop, log: Log) -> None:
         said = runtime.pull(image, stop)
         if not said:
             log.event("image_pulled", image=image)
+            memory.learn_image(runtime.path, image)
             return
         log.event("image_pull_failed", image=image, error=said)
         words = _permanent(said)

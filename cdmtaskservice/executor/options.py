@@ -11,23 +11,29 @@ from typing import NoReturn
 from .commands import SETTINGS_PREFIX
 from .failures import EXIT_USAGE
 from .logs import MOST_BYTES
+from .mounts import MountPrefix
 from .runtimes import CHOICES
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run one container. keep_trying, grace: seconds. attempt None: whichever comes next."""
+    """How to run one container. keep_trying, grace: seconds.
+
+    attempt, run: at most one of them; without any, whichever attempt comes next.
+    """
 
     url: str
     token_file: str
     job: str
     container: int
     attempt: int | None
+    run: int | None
     work_dir: str
     runtime: str
     runtime_path: str | None
     refdata_dir: str | None
     cache_dir: str | None
+    mount_prefix: MountPrefix | None
     keep_trying: float
     grace: float
     connections: int
@@ -84,27 +90,43 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> RunOptions | C
     option("token-file", required=True, metavar="FILE", help="holds a token with the executor role")
     option("job", required=True, metavar="ID")
     option("container", required=True, type=_AtLeast(0), metavar="N", help="number, from 0")
-    option("attempt", type=_AtLeast(1), metavar="A", help="left out where the engine restarts executors by itself")
+    option("attempt", type=_AtLeast(1), metavar="A", help="the one that the engine was asked to run")
+    option(
+        "run",
+        type=_AtLeast(1),
+        metavar="R",
+        help="the engine's run, where it restarts executors by itself: its current attempt, or the next one",
+    )
     option("runtime", "auto", choices=CHOICES, help="auto: the first that works")
     option("runtime-path", metavar="PATH", help="the runtime's command, if it is not found by its name")
     option("refdata-dir", metavar="DIR", help="holds reference data, a directory for each ID")
     option("cache-dir", metavar="DIR", help="for what may outlive the job: the image files of Apptainer")
+    option(
+        "mount-prefix",
+        type=_mount_prefix,
+        metavar="FROM:TO",
+        help="the engine sees what is below the directory FROM below TO: for executors in a container of their own",
+    )
     option("keep-trying", "86400", type=_seconds, metavar="SECONDS", help="how long the service or S3 may not answer")
     option("stop-grace", "10", type=_seconds, metavar="SECONDS", help="between SIGTERM and SIGKILL for a container")
     option("connections", "8", type=_AtLeast(1), metavar="N", help="most transfers at a time")
     option("log-limit", str(MOST_BYTES), type=_AtLeast(0), metavar="BYTES", help="kept of stdout, and of stderr")
     found = parser.parse_args(argv)
+    if found.attempt is not None and found.run is not None:
+        parser.error("--attempt and --run exclude each other")
     return RunOptions(
         url=found.url,
         token_file=found.token_file,
         job=found.job,
         container=found.container,
         attempt=found.attempt,
+        run=found.run,
         work_dir=found.work_dir,
         runtime=found.runtime,
         runtime_path=found.runtime_path,
         refdata_dir=found.refdata_dir,
         cache_dir=found.cache_dir,
+        mount_prefix=found.mount_prefix,
         keep_trying=found.keep_trying,
         grace=found.stop_grace,
         connections=found.connections,
@@ -128,3 +150,10 @@ def _seconds(text: str) -> float:
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
     return value
+
+
+def _mount_prefix(text: str) -> MountPrefix:
+    try:
+        return MountPrefix.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -71,6 +71,7 @@ class WorkOrder:
     part_size: int
     batch: int
     heartbeat_interval: float
+    silence_limit: float | None
 
     @property
     def name(self) -> str:
@@ -116,6 +117,7 @@ def parse_order(body: object) -> WorkOrder:
         part_size=upload.integer("part_size", 1),
         batch=upload.integer("batch", 1),
         heartbeat_interval=o.number("heartbeat_interval"),
+        silence_limit=o.number("silence_limit") if o.get("silence_limit") is not None else None,
     )
     _check_places(order)
     return order

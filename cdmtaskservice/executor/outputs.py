@@ -93,6 +93,23 @@ def walk(root: str) -> Sequence[Output]:
     return sorted(found, key=lambda o: o.path)
 
 
+def readable_by_us(root: str) -> bool:
+    """Whether all that is below the directory `root` is this process's own, and can be read and removed by it."""
+    todo = [""]
+    try:
+        while todo:
+            directory = todo.pop()
+            for name, info in _entries(root, directory):
+                wanted = 0o700 if stat.S_ISDIR(info.st_mode) else 0o600
+                if info.st_uid != os.geteuid() or info.st_mode & wanted != wanted:
+                    return False
+                if stat.S_ISDIR(info.st_mode):
+                    todo.append(f"{directory}/{name}" if directory else name)
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def opened(root: str, output: Output) -> Iterator[int]:
     """A file descriptor to read `output`. Raises OutputRefused if it is not the file that was found there before."""

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .failures import BadToken, GaveUp, NotOurs
+from .fence import Fence
 from .http_pool import break_off, connect
 from .jsonlog import Log
 from .order import OrderError, WorkOrder, parse_order
@@ -66,25 +67,32 @@ class Service:
         self._keep_trying = keep_trying
         self._stop = stop
         self._log = log
+        self.fence = Fence()
+        """What may be written to S3 while the service is not heard."""
         self._live: set[http.client.HTTPConnection] = set()
         stop.on_set(self._break_off)
 
-    def claim(self, claim: str, attempt: int | None) -> WorkOrder:
+    def claim(self, claim: str, attempt: int | None, run: int | None = None) -> WorkOrder:
         """Claim the container. From here on the container token of the order is used.
 
-        Raises Rejected also for an order that cannot be read.
+        attempt, run: what this executor was launched for, as the options have it. Raises Rejected also for an order
+        that cannot be read.
         """
         body: dict[str, object] = {"claim": claim}
         if attempt is not None:
             body["attempt"] = attempt
+        if run is not None:
+            body["run"] = run
         answer = self._call("POST", "/work", body)
         if isinstance(answer, dict) and isinstance(answer.get("token"), str):
             # Set before the order is looked at: a bad order must be reported, and the report needs the token.
             self._token = answer["token"]
         try:
-            return parse_order(answer)
+            order = parse_order(answer)
         except OrderError as error:
             raise Rejected(f"the service's work order cannot be carried out: {error}") from error
+        self.fence.limit(order.silence_limit)
+        return order
 
     def update(self, state: str, body: Mapping[str, object]) -> None:
         """Report that the container has reached `state`."""
@@ -155,6 +163,7 @@ class Service:
             "Connection": "close",
         }
         self._live.add(connection)
+        sent = self.fence.now()
         try:
             connect(connection, timeout)
             connection.request(method, self._base + path, json.dumps(body).encode(), headers)
@@ -167,7 +176,10 @@ class Service:
         finally:
             self._live.discard(connection)
             connection.close()
-        return _judged(response.status, data, response.headers.get("Retry-After"))
+        answer = _judged(response.status, data, response.headers.get("Retry-After"))
+        # Of a call that was refused it is not certain that the service looked whose the container is.
+        self.fence.heard(sent)
+        return answer
 
     def _break_off(self) -> None:
         """When everything stops, nobody waits for an answer any more."""

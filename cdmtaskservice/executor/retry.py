@@ -25,6 +25,10 @@ class Retry:
         """Something got through: patience starts anew."""
         self._failures = 0
 
+    def not_counting(self, seconds: float) -> None:
+        """So many of the seconds that passed were nobody's failure: patience lasts longer by them."""
+        self._since += seconds
+
     def wait(self, at_least: float = 0.0) -> bool:
         """Sleep before the next try; False, at once, when patience is over. Raises the stop's reason."""
         self._stop.check()

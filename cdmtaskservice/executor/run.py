@@ -13,15 +13,18 @@ from .cgroups import meter_for
 from .container import Container, Ran
 from .download import Downloads
 from .engines import LEAST_MEMORY
-from .failures import ContainerFailure, Ended, failure_of
+from .failures import ContainerFailure, Ended, NotStarted, failure_of
 from .images import ensure_image
 from .jsonlog import Log
 from .logs import STREAMS, tail
+from .memory import Memory
+from .mounts import mounts_of
 from .options import RunOptions
 from .order import WorkOrder
 from .outputs import Output, OutputRefused, walk
 from .protocol import Rejected, Service
 from .reporting import Heartbeat, Progress, Reporter
+from .running import RunningNote
 from .runtimes import ContainerSpec, Mount, Runtime, find_runtime
 from .stopping import Stop
 from .upload import Source, Uploaded, Uploads
@@ -45,6 +48,7 @@ class Run:
         self._log = log
         self._service = Service(options.url, options.job, options.container, token, options.keep_trying, stop, log)
         self._progress = Progress()
+        self._memory = Memory(options.cache_dir)
         self._heartbeat: Heartbeat | None = None
 
     def go(self) -> None:
@@ -96,15 +100,17 @@ class Run:
         # The runtime is looked for while the service answers, and the image pulled while the inputs come.
         scope = Stop(self._stop)
         options = self._options
-        found = _Background(lambda: find_runtime(options.runtime, options.runtime_path, options.cache_dir, scope))
-        order = self._service.claim(secrets.token_hex(16), options.attempt)
+        found = _Background(
+            lambda: find_runtime(options.runtime, options.runtime_path, options.cache_dir, self._memory, scope)
+        )
+        order = self._service.claim(secrets.token_hex(16), options.attempt, options.run)
         self._heartbeat = Heartbeat(self._service, self._progress, order.heartbeat_interval, self._stop, self._log)
         self._log.bind(attempt=order.attempt)
         self._log.event("claimed", image=order.image, inputs=len(order.inputs))
         try:
             image = _Background(lambda: self._prepared(found, order.image, scope))
             reporter.send("download_submitted")
-            mounts = self._mounts(order)
+            mounts = mounts_of(order, self._work, options.refdata_dir, options.mount_prefix)
             self._fetch(order)
             reporter.send("job_submitting")
             self._progress.start("pulling")
@@ -112,36 +118,20 @@ class Run:
         finally:
             # Where anything has failed, the pull does not go on without us.
             scope.set(RuntimeError("the container is over"))
-        ran = self._container(runtime, order, mounts, lambda: self._started(reporter))
+        ran = self._ran(runtime, order, mounts, lambda: self._started(reporter))
         runtime.own_outputs(self._work.output)
         self._finish(order, ran, reporter)
 
     def _prepared(self, found: _Background[Runtime], image: str, scope: Stop) -> Runtime:
         runtime = found.result()
         self._log.event("runtime_found", runtime=runtime.name, path=runtime.path)
-        ensure_image(runtime, image, scope, self._log)
+        ensure_image(runtime, image, self._memory, scope, self._log)
         return runtime
 
     def _started(self, reporter: Reporter) -> None:
         self._log.event("container_started")
         self._progress.start("running")
         reporter.send("job_submitted")
-
-    def _mounts(self, order: WorkOrder) -> Sequence[Mount]:
-        mounts = [
-            Mount(self._work.input, order.input_mount_point, read_only=True),
-            Mount(self._work.output, order.output_mount_point, read_only=False),
-        ]
-        if order.refdata:
-            root = self._options.refdata_dir
-            place = os.path.join(root, order.refdata.id) if root else None
-            if place is None or not os.path.isdir(place) or any(c in place for c in ',"\n'):
-                raise ContainerFailure(
-                    f"This worker does not have the reference data {order.refdata.id}.",
-                    f"no usable directory {place} below --refdata-dir {root}",
-                )
-            mounts.append(Mount(os.path.abspath(place), order.refdata.mount_point, read_only=True))
-        return mounts
 
     def _fetch(self, order: WorkOrder) -> None:
         self._progress.start("downloading", sum(i.size for i in order.inputs))
@@ -159,6 +149,19 @@ class Run:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "xb") as manifest:
                 manifest.write(order.manifest.content.encode())
+
+    def _ran(self, runtime: Runtime, order: WorkOrder, mounts: Sequence[Mount], on_start: Callable[[], None]) -> Ran:
+        """Run the container; where its image was only believed to be here, get it and run the container then."""
+        try:
+            return self._container(runtime, order, mounts, on_start)
+        except NotStarted as failure:
+            believed = self._memory.has_image(runtime.path, order.image)
+            self._memory.forget(order.image)
+            if not (believed and failure.image_missing):
+                raise
+            self._log.event("image_is_gone", image=order.image)
+        ensure_image(runtime, order.image, self._memory, self._stop, self._log)
+        return self._container(runtime, order, mounts, on_start)
 
     def _container(
         self, runtime: Runtime, order: WorkOrder, mounts: Sequence[Mount], on_start: Callable[[], None]
@@ -180,6 +183,8 @@ class Run:
                 network=order.network,
                 belt=int(limits.runtime + self._options.grace) + _BELT_SECONDS,
                 cgroup_parent=meter.parent,
+                # An engine that sees other directories than this process sees other processes, too.
+                pid_file=None if self._options.mount_prefix else self._work.pid_file,
             )
             container = Container(
                 runtime,
@@ -187,6 +192,7 @@ class Run:
                 limits,
                 meter,
                 self._work,
+                RunningNote.hold(self._options.cache_dir, order.name, self._log) if self._options.cache_dir else None,
                 self._options.grace,
                 self._options.log_limit,
                 self._log,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .failures import ContainerFailure
+from .memory import Memory
 from .stopping import Stop
 
 CHOICES = ("auto", "podman", "docker", "apptainer")
@@ -41,6 +42,7 @@ class ContainerSpec:
     network: bool
     belt: int
     cgroup_parent: str | None
+    pid_file: str | None
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,14 @@ class Runtime(Protocol):
     path: str
     cgroup_parents: bool
     """Whether a plain cgroup path can be given as a container's parent, and is on this machine."""
+    pid_files: bool
+    """Whether the engine writes the ID of a container's first process to `ContainerSpec.pid_file` when there is one."""
     named: bool
     """Whether the engine knows the container by name; else the container is the launched process and its children."""
+
+    @property
+    def tells_out_of_memory(self) -> bool:
+        """Whether an inspection may know of a kill for want of memory that no counter of ours has seen."""
 
     def has_image(self, image: str, stop: Stop) -> bool:
         """Whether `image`, by digest, is here."""
@@ -98,7 +106,7 @@ class Runtime(Protocol):
         """Make what a container left in `directory` readable by this process, as far as that needs the engine."""
 
 
-def find_runtime(choice: str, path: str | None, cache: str | None, stop: Stop) -> Runtime:
+def find_runtime(choice: str, path: str | None, cache: str | None, memory: Memory, stop: Stop) -> Runtime:
     """The runtime named by `choice`, or the first that works. `path` is the command to use instead of its name.
 
     A command that exists proves nothing: a docker client without an engine is common. So each is asked.
@@ -120,7 +128,7 @@ def find_runtime(choice: str, path: str | None, cache: str | None, stop: Stop) -
         command = path or name
         found: Runtime | str
         if name == "podman":
-            found = find_podman(command, stop)
+            found = find_podman(command, memory, stop)
         elif name == "docker":
             found = find_docker(command, stop)
         else:

@@ -2,18 +2,20 @@
 
 The work goes in rounds. A round asks the service for uploads of everything that is not in S3 yet and sends it; a URL
 that has expired by then leaves its file for the next round. Parts that are in S3 already are not sent again, as long as
-the service names the same upload.
+the service names the same upload. While the service is not heard for too long, nothing is written at all.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from .checksum import READ_SIZE, combined, crc64nvme, encoded
 from .failures import ContainerFailure
+from .fence import Closed
 from .http_pool import SILENCE, HttpPool, NetworkError
 from .jsonlog import Log, redacted
 from .outputs import Output, opened
@@ -111,6 +113,7 @@ class Uploads:
         log: Log,
     ) -> None:
         self._service = service
+        self._fence = service.fence
         self._progress = progress
         self._part_size = part_size
         self._batch = batch
@@ -162,7 +165,7 @@ class Uploads:
             before = sum(len(p.etags) for p in left)
             refusals: list[str] = []
             scope = Stop(stop)
-            with HttpPool(scope, SILENCE) as pool:
+            with HttpPool(scope, SILENCE, self._fence.check) as pool, self._fence.on_close(pool.break_off):
 
                 def one(
                     job: tuple[_Pending, int],
@@ -217,12 +220,18 @@ class Uploads:
         label = pending.source.label
         retry = Retry(stop, self._patience)
         wrong = 0
+
+        def may_go_on() -> None:
+            stop.check()
+            self._fence.check()
+
         while True:
+            retry.not_counting(self._wait_at_the_fence(label, stop))
             sent = 0
 
             def body() -> Iterator[bytes]:
                 nonlocal sent
-                for data in _read(pending.source, offset, size, stop.check):
+                for data in _read(pending.source, offset, size, may_go_on):
                     yield data
                     sent += len(data)
                     self._progress.add(len(data))
@@ -234,8 +243,11 @@ class Uploads:
                     status, etag, found = response.status, response.headers.get("ETag", ""), response.text()
                 finally:
                     response.close()
-            except NetworkError as error:
+            except (NetworkError, Closed) as error:
                 status, found = 0, str(error)
+                if isinstance(error, Closed) or self._fence.closed:
+                    self._progress.add(-sent)
+                    continue
             if 200 <= status < 300:
                 return etag
             self._progress.add(-sent)
@@ -254,6 +266,16 @@ class Uploads:
                     f"The {label} could not be uploaded: S3 did not take it for {self._patience:.0f} s.",
                     f"PUT {redacted(url)}: {status or 'no answer'}: {found}",
                 )
+
+    def _wait_at_the_fence(self, label: str, stop: Stop) -> float:
+        """Return when something may be written; the seconds that this took. Raises the reason of `stop`."""
+        if not self._fence.closed:
+            return 0.0
+        self._log.event("upload_held_back", upload=label, why="the service has not answered for too long")
+        begun = time.monotonic()
+        self._fence.wait(stop)
+        self._log.event("upload_goes_on", upload=label)
+        return time.monotonic() - begun
 
 
 def _read(source: Source, offset: int, size: int, check: Callable[[], None]) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 DIRECTORY/executor.json   what must be cleaned up if the executor is killed; also marks the directory as ours
 DIRECTORY/executor.lock   held by the living executor
+DIRECTORY/executor.pid    the ID of the container's first process, where the engine writes it
 DIRECTORY/input, output   the container's mounts
 DIRECTORY/log             stdout, stderr
 DIRECTORY/aside           downloads before they are verified
@@ -10,13 +11,12 @@ DIRECTORY/aside           downloads before they are verified
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 
 from .commands import run_command
+from .leftovers import Leftovers
 
 _REMOVE_TIMEOUT = 3600.0
 _LEAST_ROOM = 1 << 16
@@ -30,20 +30,6 @@ class WorkDirBusy(WorkDirError):
     """A living executor holds the directory."""
 
 
-@dataclass(frozen=True)
-class Leftovers:
-    """What a killed executor leaves outside of its work directory.
-
-    container: its name at the engine, and of its cgroup. process: the engine's client, with the time of its start as
-    /proc/PID/stat gives it, so that another process with the same number is never taken for it.
-    """
-
-    container: str | None = None
-    runtime: str | None = None
-    runtime_path: str | None = None
-    process: tuple[int, str] | None = None
-
-
 class WorkDir:
     """A work directory, locked for this process."""
 
@@ -53,6 +39,7 @@ class WorkDir:
         self.output = os.path.join(path, "output")
         self.log = os.path.join(path, "log")
         self.aside = os.path.join(path, "aside")
+        self.pid_file = os.path.join(path, "executor.pid")
         self._state = os.path.join(path, "executor.json")
         self._lock = -1
 
@@ -89,22 +76,15 @@ class WorkDir:
         """What an earlier executor noted here, if there was one."""
         try:
             with open(self._state) as state:
-                noted = json.load(state)
-            process = noted.get("process")
-            return Leftovers(
-                noted.get("container"),
-                noted.get("runtime"),
-                noted.get("runtime_path"),
-                (int(process[0]), str(process[1])) if process else None,
-            )
-        except (OSError, ValueError, AttributeError, LookupError, TypeError):
+                return Leftovers.read(state.read())
+        except (OSError, ValueError):
             return Leftovers()
 
     def note(self, leftovers: Leftovers) -> None:
         """Write down what must be cleaned up, before there is anything to clean up."""
         aside = self._state + ".new"
         with open(aside, "w") as state:
-            json.dump(asdict(leftovers), state)
+            state.write(leftovers.written())
         os.replace(aside, self._state)
 
     def lay_out(self) -> None:
@@ -123,10 +103,11 @@ class WorkDir:
         root of the user namespace whose users own files here.
         """
         contents = [self.input, self.output, self.log, self.aside]
-        for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        remove, open_up = ["rm", "-rf"], ["chmod", "-R", "u+rwX"]
+        for command in (remove, [*unshare, *open_up], [*unshare, *remove]):
             # rm, since it goes down directories nested deeper than Python can. Without root, a directory that cannot
             # be read must be opened up by its owner first.
-            run_command([*unshare, *command, "--", *contents], _REMOVE_TIMEOUT)
+            run_command([*command, "--", *contents], _REMOVE_TIMEOUT)
             if not any(os.path.lexists(c) for c in contents):
                 break
         with suppress(OSError):
@@ -148,13 +129,3 @@ def disk_full(path: str) -> bool:
     """Whether the file system of `path` has no room left for anybody but root."""
     space = os.statvfs(path)
     return space.f_bavail * space.f_frsize < _LEAST_ROOM or (space.f_files > 0 and space.f_favail == 0)
-
-
-def process_start(pid: int) -> str:
-    """When process `pid` started, in the kernel's terms; empty where there is none."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            # The name before the last parenthesis may hold anything.
-            return stat.read().rpartition(")")[2].split()[19]
-    except (OSError, LookupError):
-        return ""

@@ -1,4 +1,4 @@
-"""What `executable.sh` runs on a worker: gets the executor's code, checks it, keeps it, and becomes the executor.
+"""What `executable.sh` runs on a worker: gets the executor's code, checks it, keeps it, and runs it in its own process.
 
 Shipped as text inside the script, so: standard library only, nothing of ours, Python 3.9. `__SHA256__` is replaced by
 the SHA-256 of the archive when the script is made. From the environment:
@@ -10,19 +10,10 @@ the SHA-256 of the archive when the script is made. From the environment:
 
 from __future__ import annotations
 
-import hashlib
-import io
+# Only what every start needs. What it takes to get the code is imported where it is got: once for many starts.
 import os
-import random
-import shutil
 import stat
 import sys
-import tarfile
-import tempfile
-import time
-import urllib.error
-import urllib.request
-from contextlib import suppress
 
 PINNED = "__SHA256__"
 ARCHIVE = "/external_exec/files/code_archive.tgz"
@@ -37,7 +28,7 @@ UNAVAILABLE, CANNOT_CREATE, PROTOCOL, CONFIGURATION = 69, 73, 76, 78
 
 
 def main(arguments: list[str]) -> None:
-    """Become the executor with these arguments. Ends the process in any case."""
+    """Be the executor with these arguments. Ends the process in any case."""
     sha256 = (os.environ.get("CTS_CODE_ARCHIVE_SHA256") or PINNED).strip().lower()
     if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
         give_up(CONFIGURATION, f"CTS_CODE_ARCHIVE_SHA256 is {sha256!r}, which is not 64 hex digits")
@@ -48,11 +39,12 @@ def main(arguments: list[str]) -> None:
             unpack(fetch(archive_url(arguments), sha256), cache, code)
     except OSError as error:
         give_up(CANNOT_CREATE, f"the executor's code cannot be kept on this worker: {error}")
-    # The working directory is not looked into for modules, where Python can be told so.
-    environment = {**os.environ, "PYTHONPATH": code, "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
-    sys.stderr.flush()
-    command = [sys.executable, "-m", "cdmtaskservice.executor", *arguments]
-    os.execve(sys.executable, command, environment)  # noqa: S606
+    # Neither the working directory nor what the worker has installed is looked into for modules: the script starts
+    # Python so, and with UTF-8. The modules are compiled once and kept beside the code.
+    sys.path.insert(0, code)
+    from cdmtaskservice.executor.__main__ import main as execute
+
+    sys.exit(execute(arguments))
 
 
 def archive_url(arguments: list[str]) -> str:
@@ -75,11 +67,12 @@ def cache_directory() -> str:
     """The directory of unpacked code: one that nobody else can write, since what is there is run."""
     wanted = os.environ.get("CTS_CODE_CACHE")
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME") or "/nonexistent", ".cache")
-    scratch = os.environ.get("_CONDOR_SCRATCH_DIR") or tempfile.gettempdir()
     for directory in [wanted] if wanted else [os.path.join(home, "cdmtaskservice"), None]:
         if directory is None:
             # No home to keep it in: unpacked anew for each start, where the engine removes it.
-            return tempfile.mkdtemp(prefix="cts-code-", dir=scratch)
+            import tempfile
+
+            return tempfile.mkdtemp(prefix="cts-code-", dir=os.environ.get("_CONDOR_SCRATCH_DIR"))
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             state = os.stat(directory)
@@ -101,6 +94,12 @@ def cache_directory() -> str:
 
 def fetch(url: str, sha256: str) -> bytes:
     """The archive, checked. Tried again, with growing pauses, while the service does not answer."""
+    import hashlib
+    import random
+    import time
+    import urllib.error
+    import urllib.request
+
     pause, why = 1.0, ""
     mismatched = False
     for attempt in range(TRIES):
@@ -131,6 +130,11 @@ def fetch(url: str, sha256: str) -> bytes:
 
 def unpack(archive: bytes, cache: str, code: str) -> None:
     """Unpack aside and rename: whoever finds `code` finds it whole, and of several at once any one may win."""
+    import io
+    import shutil
+    import tarfile
+    import tempfile
+
     sweep(cache)
     aside = tempfile.mkdtemp(prefix=".unpacking-", dir=cache)
     try:
@@ -151,6 +155,10 @@ def unpack(archive: bytes, cache: str, code: str) -> None:
 
 def sweep(cache: str) -> None:
     """Remove what starts that were killed have left half unpacked."""
+    import shutil
+    import time
+    from contextlib import suppress
+
     for entry in os.listdir(cache):
         path = os.path.join(cache, entry)
         with suppress(OSError):

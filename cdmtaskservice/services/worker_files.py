@@ -36,9 +36,18 @@ _SCRIPT = """\
 
 export PATH="${{PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}}"
 
+# Whether $1 is Python 3.9 or later. A name like python3.11 says so; what has another one must be tried.
+serves() {{
+    case $(readlink -f -- "$(command -v -- "$1")") in
+        */python3.9 | */python3.[1-9][0-9]) return 0 ;;
+    esac
+    "$1" -I -S -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null
+}}
+
 for python in "${{CTS_PYTHON:-python3}}" python3.13 python3.12 python3.11 python3.10 python3.9; do
-    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
-        exec "$python" -I -c {program} "$@"
+    if serves "$python"; then
+        # Modules come from the standard library and from our code alone, texts are UTF-8 whatever the locale is.
+        exec "$python" -I -S -X utf8 -c {program} "$@"
     fi
     # Whoever names an interpreter means that one.
     [ -n "$CTS_PYTHON" ] && break

@@ -56,6 +56,7 @@ class Work:
     batch: int = 500
     output_prefix: str = "outputs/run/"
     heartbeat_interval: float = 0.2
+    silence_limit: float | None = None
     checksums: dict[str, str] = field(default_factory=dict)
     """Instead of what S3 says."""
 
@@ -85,6 +86,8 @@ class ExecutorService:
         self.expired_gets = 0
         """So many presigned GETs are handed out that S3 refuses."""
         self.expired_puts = 0
+        self.run = 1
+        """The engine's run that the container is at."""
         self._claim: str | None = None
         self._attempt = 0
         self._uploads: dict[str, str] = {}
@@ -162,6 +165,8 @@ class ExecutorService:
         if base == "/work":
             if call.token != EXECUTOR_TOKEN:
                 return 401, _error(10020, "Invalid token")
+            if call.body.get("run", self.run) != self.run:
+                return 400, _error(30300, f"Container 0 is at run {self.run}, not {call.body['run']}")
             return 200, self._order(call.body)
         if call.token != CONTAINER_TOKEN:
             return 401, _error(10020, "Invalid token")
@@ -209,6 +214,7 @@ class ExecutorService:
             "manifest": work.manifest,
             "upload": {"part_size": work.part_size, "batch": work.batch},
             "heartbeat_interval": work.heartbeat_interval,
+            "silence_limit": work.silence_limit,
         }
 
     def _input(self, file: str, path: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from cdmtaskservice.executor.engines import LEAST_MEMORY, Docker, Engine, Podman
 from cdmtaskservice.executor.failures import ContainerFailure
 from cdmtaskservice.executor.images import ensure_image
 from cdmtaskservice.executor.jsonlog import Log
+from cdmtaskservice.executor.memory import Memory
 from cdmtaskservice.executor.runtimes import ContainerSpec, Mount, Runtime, find_runtime, known_runtime
 from cdmtaskservice.executor.stopping import Stop
 
@@ -28,6 +29,7 @@ SPEC = ContainerSpec(
     network=False,
     belt=360,
     cgroup_parent="/cts-j-0-1",
+    pid_file="/w/executor.pid",
 )
 
 
@@ -103,10 +105,10 @@ def test_apptainer() -> None:
 
 def test_runtimes_that_are_not_there() -> None:
     with pytest.raises(ContainerFailure) as failure:
-        find_runtime("podman", "/no/such/podman", None, Stop())
+        find_runtime("podman", "/no/such/podman", None, Memory(None), Stop())
     assert "/no/such/podman" in str(failure.value.admin_error)
     with pytest.raises(ContainerFailure) as failure:
-        find_runtime("auto", "/opt/engine", None, Stop())
+        find_runtime("auto", "/opt/engine", None, Memory(None), Stop())
     assert "name it with --runtime" in str(failure.value.admin_error)
 
 
@@ -190,18 +192,18 @@ class Hurried(Stop):
 )
 def test_pull_that_can_never_work(said: str, words: str) -> None:
     with pytest.raises(ContainerFailure, match=words) as failure:
-        ensure_image(Registry([said]), IMAGE, Hurried(), Log(os.open(os.devnull, os.O_WRONLY)))
+        ensure_image(Registry([said]), IMAGE, Memory(None), Hurried(), Log(os.open(os.devnull, os.O_WRONLY)))
     assert said in str(failure.value.admin_error)
 
 
 def test_pull_after_an_outage() -> None:
     registry = Registry(["dial tcp: connection refused"] * 20 + [""])
-    ensure_image(registry, IMAGE, Hurried(), Log(os.open(os.devnull, os.O_WRONLY)))
+    ensure_image(registry, IMAGE, Memory(None), Hurried(), Log(os.open(os.devnull, os.O_WRONLY)))
     assert registry.answers == []
 
 
 def test_pull_that_fails_for_unknown_reasons_is_tried_three_times() -> None:
     registry = Registry(["strange"] * 5)
     with pytest.raises(ContainerFailure, match="could not be pulled"):
-        ensure_image(registry, IMAGE, Hurried(), Log(os.open(os.devnull, os.O_WRONLY)))
+        ensure_image(registry, IMAGE, Memory(None), Hurried(), Log(os.open(os.devnull, os.O_WRONLY)))
     assert len(registry.answers) == 2

@@ -52,6 +52,9 @@ def test_good_order_with_fields_of_later_services() -> None:
 def test_optional_parts() -> None:
     order = parse_order({**ORDER, "manifest": None, "refdata": {"id": "r-1", "mount_point": "/ref"}, "inputs": []})
     assert order.manifest is None
+    assert order.silence_limit is None
+    assert parse_order({**ORDER, "silence_limit": 60}).silence_limit == 60
+    assert parse_order({**ORDER, "silence_limit": None}).silence_limit is None
     assert order.refdata is not None
     assert order.refdata.mount_point == "/ref"
 
@@ -90,6 +93,8 @@ def test_optional_parts() -> None:
         ("refdata", {"id": "a/b", "mount_point": "/ref"}),
         ("upload.part_size", 0),
         ("heartbeat_interval", 0),
+        ("silence_limit", 0),
+        ("silence_limit", "60"),
     ],
 )
 def test_refused_and_named(path: str, value: object) -> None:

@@ -13,15 +13,17 @@ from cdmtaskservice.executor import cgroups
 from cdmtaskservice.executor.cgroups import ParentV2, Reading, Watcher, meter_for, parse_proc_cgroup, remove_cgroups
 from cdmtaskservice.executor.checksum import combined, crc64nvme, encoded
 from cdmtaskservice.executor.cleaning import clean_up
-from cdmtaskservice.executor.container import Ran, Usage, end_process
+from cdmtaskservice.executor.container import Ran, Usage
 from cdmtaskservice.executor.jsonlog import Log
+from cdmtaskservice.executor.leftovers import Leftovers, end_process
 from cdmtaskservice.executor.logs import LogCapture, tail
+from cdmtaskservice.executor.mounts import MountPrefix
 from cdmtaskservice.executor.options import CleanupOptions, RunOptions, parse
 from cdmtaskservice.executor.order import Limits
 from cdmtaskservice.executor.parallel import for_each
 from cdmtaskservice.executor.stopping import Stop, stopped_by_signals
 from cdmtaskservice.executor.verdict import duration, judged
-from cdmtaskservice.executor.workdir import Leftovers, WorkDir, WorkDirBusy, WorkDirError
+from cdmtaskservice.executor.workdir import WorkDir, WorkDirBusy, WorkDirError
 
 LIMITS = Limits(cpus=1, memory=50_000_000, runtime=5400, gpus=0, pids=10)
 
@@ -180,6 +182,7 @@ REQUIRED = ["--url=http://h", "--token-file=/t", "--job=j", "--container=0", "--
 def test_options() -> None:
     options = parse(REQUIRED, {})
     assert isinstance(options, RunOptions)
+    assert (options.run, options.mount_prefix) == (None, None)
     assert (options.attempt, options.runtime, options.keep_trying) == (None, "auto", 86400.0)
     assert parse(["cleanup", "--work-dir=/w"], {}) == CleanupOptions("/w")
     assert parse(["cleanup"], {"CTS_EXECUTOR_WORK_DIR": "/e"}) == CleanupOptions("/e")
@@ -193,11 +196,27 @@ def test_options_from_the_environment() -> None:
     options = parse([*REQUIRED, "--stop-grace=1"], environment)
     assert isinstance(options, RunOptions)
     assert (options.url, options.grace) == ("http://h", 1.0)
+    environment = {"CTS_EXECUTOR_RUN": "2", "CTS_EXECUTOR_MOUNT_PREFIX": "/scratch/:/host/scratch"}
+    options = parse(REQUIRED, environment)
+    assert isinstance(options, RunOptions)
+    assert (options.run, options.mount_prefix) == (2, MountPrefix("/scratch", "/host/scratch"))
 
 
 @pytest.mark.parametrize(
     "argv",
-    [[], REQUIRED[:-1], [*REQUIRED, "--container=-1"], [*REQUIRED, "--runtime=lxc"], [*REQUIRED, "--keep-trying=inf"]],
+    [
+        [],
+        REQUIRED[:-1],
+        [*REQUIRED, "--container=-1"],
+        [*REQUIRED, "--runtime=lxc"],
+        [*REQUIRED, "--keep-trying=inf"],
+        [*REQUIRED, "--run=0"],
+        [*REQUIRED, "--run=1", "--attempt=1"],
+        *(
+            [*REQUIRED, f"--mount-prefix={p}"]
+            for p in ("/a", "/a:/b:/c", "a:/b", "/a:b", "/a:", "/a/../b:/c", "/a:/b,c")
+        ),
+    ],
 )
 def test_wrong_options_exit_with_64(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

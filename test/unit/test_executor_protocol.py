@@ -15,6 +15,8 @@ from cdmtaskservice.executor.reporting import Heartbeat, Progress, Reporter
 from cdmtaskservice.executor.retry import LONGEST_WAIT, Retry
 from cdmtaskservice.executor.stopping import Stop
 
+from .test_executor_order import ORDER
+
 
 class Quiet(Log):
     def event(self, event: str, **keys: object) -> None:
@@ -233,3 +235,21 @@ def test_order_that_cannot_be_read_leaves_the_token_for_its_report(monkeypatch: 
     with pytest.raises(protocol.Rejected, match="cannot be carried out: "):
         service.claim("0" * 32, 1)
     assert service._token == "container"
+
+
+@pytest.mark.parametrize(
+    ("attempt", "run", "body"), [(2, None, {"attempt": 2}), (None, 3, {"run": 3}), (None, None, {})]
+)
+def test_claim_says_what_the_executor_was_launched_for(
+    monkeypatch: pytest.MonkeyPatch, attempt: int | None, run: int | None, body: Mapping[str, object]
+) -> None:
+    service = Service("http://h", "j", 0, "executor", 5, Stop(), Quiet())
+    sent: list[object] = []
+
+    def once(method: str, path: str, body: Mapping[str, object], timeout: float) -> object:
+        sent.append((method, path, body))
+        return ORDER
+
+    monkeypatch.setattr(service, "_once", once)
+    service.claim("0" * 32, attempt, run)
+    assert sent == [("POST", "/work", {"claim": "0" * 32, **body})]

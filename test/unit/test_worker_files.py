@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import json
 import os
 import stat
 import subprocess
@@ -116,8 +117,9 @@ def archive_of(program: str) -> bytes:
 
 SHOW = """
 import json, os, sys
-print(json.dumps([sys.argv[1:], os.getpid(), sys.path[0], os.environ["PYTHONPATH"]]))
-sys.exit(7)
+def main(argv):
+    print(json.dumps([argv, os.getpid(), sys.getfilesystemencoding(), sys.path]))
+    return 7
 """
 
 
@@ -186,6 +188,55 @@ def test_two_starts_at_once_and_then_a_warm_cache(worker: Worker, server: Server
     server.answers, server.asked = [500], []
     assert worker.run("--url", server.url, **pins)[0] == 7
     assert server.asked == []
+
+
+def test_python_is_started_once_and_sees_nothing_but_our_code(worker: Worker, server: Server) -> None:
+    archive = archive_of(SHOW)
+    sha256 = hashlib.sha256(archive).hexdigest()
+    server.answers = [archive]
+    # What the worker has in the working directory and in its settings of Python is nothing to us.
+    (worker.directory / "json.py").write_text("raise RuntimeError('not ours')")
+    starts = worker.directory / "starts"
+    python = worker.directory / "python3.99"
+    python.write_text(f'#!/bin/sh\necho "$*" >> {starts}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    settings = {"PYTHONPATH": str(worker.directory), "LC_ALL": "C", "PYTHONUTF8": "0"}
+    code, output = worker.run("--url", server.url, CTS_PYTHON=str(python), CTS_CODE_ARCHIVE_SHA256=sha256, **settings)
+    assert code == 7, output
+    assert len([line for line in starts.read_text().splitlines() if line.startswith("-I -S -X utf8")]) == 1
+    assert starts.read_text().count("-I") == 1
+    _, _, encoding, path = json.loads(output)
+    assert encoding == "utf-8"
+    assert path[0] == str(worker.cache / sha256)
+    assert not [p for p in path[1:] if "site-packages" in p or "dist-packages" in p or p in ("", str(worker.directory))]
+
+
+def test_a_warm_start_finds_the_code_compiled(worker: Worker, files: WorkerFiles, server: Server) -> None:
+    server.answers = [files.archive]
+    assert worker.run("--help", f"--url={server.url}")[0] == 0
+    compiled = worker.cache / files.archive_sha256 / "cdmtaskservice/executor/__pycache__"
+    before = {p: p.stat().st_ino for p in compiled.glob("*.pyc")}
+    assert {p.name.split(".")[0] for p in before} >= {"__main__", "options"}
+    assert worker.run("--help", f"--url={server.url}")[0] == 0
+    assert {p: p.stat().st_ino for p in before} == before
+
+
+def test_an_interpreter_that_is_too_old_is_passed_over(worker: Worker, server: Server) -> None:
+    archive = archive_of(SHOW)
+    server.answers = [archive]
+    tools = worker.directory / "bin"
+    tools.mkdir()
+    old = tools / "python3"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    (tools / "python3.10").symlink_to(sys.executable)
+    chosen = {"CTS_PYTHON": "", "CTS_CODE_ARCHIVE_SHA256": hashlib.sha256(archive).hexdigest()}
+    code, output = worker.run("--url", server.url, **chosen, PATH=f"{tools}:/usr/bin:/bin")
+    assert code == 7, output
+    (tools / "python3.10").unlink()
+    (tools / "readlink").symlink_to("/bin/readlink")
+    code, output = worker.run("--url", server.url, **chosen, PATH=str(tools))
+    assert (code, "no Python 3.9 or later as python3:" in output) == (78, True), output
 
 
 def test_another_archive_than_the_pinned_one_is_refused(worker: Worker, files: WorkerFiles, server: Server) -> None:
