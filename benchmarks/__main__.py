@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import executing, heads, looking, reading, reporting, resting, submitting
+from benchmarks import executing, heads, looking, pooling, reading, reporting, resting, submitting
 from benchmarks.figures import Effort, Figure, Section
 from benchmarks.processes import load_average
 from benchmarks.report import as_json, show
@@ -50,6 +50,7 @@ BENCHMARKS: dict[str, InHouse | OnStage] = {
     "looks": OnStage("The reconciler", looking.looks),
     "heads": OnStage("S3", heads.heads),
     "executor": OnStage("Workers", executing.executor),
+    "pool": OnStage("An HTCondor pool", pooling.pool),
 }
 
 
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table and write JSON. The exit code: 0, 1 where it cannot start, 2 for wrong arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure the service on the embedded stack, from outside, over HTTP. Takes up to ten minutes.",
+        description="Measure the service on the embedded stack, from outside, over HTTP. Takes up to half an hour.",
     )
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: within 90 seconds, less exact")

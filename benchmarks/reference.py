@@ -20,3 +20,14 @@ JOB_1000_PER_SECOND = 22.0
 LIST_1000_MS = 285.0
 START_SECONDS = 6.7
 IDLE_MIB = 184.0
+
+POOL_JOB_SECONDS = 14.6
+"""POST to complete of one trivial container on a warm HTCondor worker; 21 on a cold one."""
+
+POOL_JOB_START_SECONDS = 7.0
+"""Of these between the start of the HTCondor job and that of the container: 7 to 9."""
+
+POOL_TWENTY_SECONDS = 101.0
+"""POST to complete of 20 trivial containers on 8 slots."""
+
+EXECUTOR_MIB = 98.0

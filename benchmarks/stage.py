@@ -24,6 +24,7 @@ from pydantic import SecretStr
 from benchmarks.load import Caller, Refused, hammer
 from benchmarks.processes import CpuWatch, cpu_seconds
 from cdmtaskservice.embedded.image import Pushed, push_seqtool
+from cdmtaskservice.embedded.pool import CondorPool
 from cdmtaskservice.embedded.service import BUCKET, LOG_BUCKET, EmbeddedService
 from cdmtaskservice.embedded.stack import EmbeddedStack
 from cdmtaskservice.s3.client import S3Client
@@ -61,11 +62,17 @@ class Stage:
         await hammer([lambda p=p: put(p) for p in paths], _UPLOADS)  # type: ignore[misc]
         return [made[p] for p in paths]
 
-    def service(self, settings: Mapping[str, str] | None = None, *, real_workers: bool = False) -> EmbeddedService:
+    def service(
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        real_workers: bool = False,
+        pool: CondorPool | None = None,
+    ) -> EmbeddedService:
         """A service of its own, not started. settings: variables over the stack's."""
         home = self.stack.root / f"h{next(self._homes)}"
         sleepers = {} if real_workers else _sleepers(self.stack.root)
-        return EmbeddedService(self.stack, home, {**sleepers, **(settings or {})})
+        return EmbeddedService(self.stack, home, {**sleepers, **(settings or {})}, pool=pool)
 
     def watch(self, service: EmbeddedService | None = None) -> CpuWatch:
         """Who uses the CPUs from now on."""
@@ -75,10 +82,14 @@ class Stage:
 
     @asynccontextmanager
     async def house(
-        self, settings: Mapping[str, str] | None = None, *, real_workers: bool = False
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        real_workers: bool = False,
+        pool: CondorPool | None = None,
     ) -> AsyncIterator[House]:
         """A service that runs and takes jobs."""
-        service = self.service(settings, real_workers=real_workers)
+        service = self.service(settings, real_workers=real_workers, pool=pool)
         try:
             await asyncio.to_thread(service.start)
             async with AsyncExitStack() as callers:
@@ -106,7 +117,7 @@ class House:
     async def open(self) -> None:
         """Wait until the site takes jobs, and approve the image."""
         end = time.monotonic() + _PATIENCE
-        while not (await self.ann.get("/sites"))["sites"][0]["available"]:
+        while not all(site["available"] for site in (await self.ann.get("/sites"))["sites"]):
             if time.monotonic() > end:
                 raise Refused("the site does not become available; its reason is in GET /sites")
             await asyncio.sleep(0.1)
@@ -125,12 +136,13 @@ class House:
         files: Sequence[str],
         containers: int = 1,
         output_dir: str | None = None,
-        args: Sequence[str] = ("say", "1"),
+        args: Sequence[object] = ("say", "1"),
+        cluster: str = "local",
     ) -> bytes:
         """The body of a job, as it is sent."""
         return json.dumps(
             {
-                "cluster": "local",
+                "cluster": cluster,
                 "image": self.stage.image.by_tag,
                 "params": {"args": list(args)},
                 "num_containers": containers,
@@ -147,15 +159,15 @@ class House:
         reply: dict[str, str] = json.loads(await self.ann.call("POST", "/jobs", body))
         return reply["job_id"]
 
-    async def reached(self, job_id: str, *states: str) -> Mapping[str, Any]:
-        """The job's status once it is in one of these states, or over."""
-        end = time.monotonic() + _PATIENCE
+    async def reached(self, job_id: str, *states: str, within: float = _PATIENCE) -> Mapping[str, Any]:
+        """The job's status once it is in one of these states, or over. within: seconds."""
+        end = time.monotonic() + within
         while True:
             status: dict[str, Any] = await self.ann.get(f"/jobs/{job_id}/status")
             if status["state"] in states or status["state"] in TERMINAL:
                 return status
             if time.monotonic() > end:
-                raise Refused(f"job {job_id} is {status['state']}, not {' or '.join(states)}, after {_PATIENCE:.0f} s")
+                raise Refused(f"job {job_id} is {status['state']}, not {' or '.join(states)}, after {within:.0f} s")
             await asyncio.sleep(0.01)
 
     async def cancel(self, job_ids: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cdmtaskservice.cli.demo_story import s3_client
+from cdmtaskservice.embedded.pool import CondorPool
 from cdmtaskservice.embedded.service import BUCKET, LOG_BUCKET, EmbeddedService
 from cdmtaskservice.embedded.stack import EmbeddedStack
 from cdmtaskservice.s3.client import S3Client
@@ -53,6 +54,14 @@ async def shared(stack: EmbeddedStack, s3: S3Client, seqtool_image) -> AsyncIter
         await driver.ready()
         yield driver
     service.stop()
+
+
+@pytest.fixture(scope="session")
+def room(stack: EmbeddedStack, pool: CondorPool, s3: S3Client, seqtool_image):
+    """The parts that services on an HTCondor pool need."""
+    from test.system.pooled import Room
+
+    return Room(stack, pool, s3, seqtool_image)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """`cts serve` that kills itself, as kill -9 would, right after one chosen outside call has taken effect.
 
-`CTS_DIE_AFTER` names the call: `transition:STATE`, `insert`, `claim`, `report:STATE`, `submit`, `publish`, `published`,
-`release`, `presign`, `head`, `finish`. It happens once: a file beside the settings records it.
+`CTS_DIE_AFTER` names the call: one of `CALLS`, and `transition` and `report` with `:STATE`. It happens once: a file
+beside the settings records it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from cdmtaskservice.cli.serve import serve
 from cdmtaskservice.events.kafka import KafkaPublisher
 from cdmtaskservice.s3.client import S3Client
+from cdmtaskservice.sites.htcondor.site import HTCondorSite
 from cdmtaskservice.sites.local.site import LocalSite
 from cdmtaskservice.store.containers import ContainerStore
 from cdmtaskservice.store.files import FileStore
@@ -32,7 +33,11 @@ CALLS: dict[str, tuple[type, str]] = {
     "report": (ContainerStore, "report"),
     "outputs": (FileStore, "put_outputs"),
     "head": (S3Client, "head_many"),
+    "intent": (JobStore, "begin_submission"),
+    "handles": (JobStore, "end_submission"),
     "submit": (LocalSite, "submit"),
+    "submit_to_pool": (HTCondorSite, "submit"),
+    "end_in_pool": (HTCondorSite, "end"),
     "finish": (LocalSite, "release"),
     "publish": (KafkaPublisher, "publish"),
 }

@@ -31,7 +31,7 @@ _LONGEST_RELEASE_AFTER = 600.0
 _EXIT_CODES = {
     0: "its executor ended in good order",
     2: "the service refused the token on its worker",
-    64: "its executor was called with wrong options",
+    64: "its executor was called with wrong options, or cannot read the token on its worker",
     69: "its worker could not fetch the executor's code",
     70: "its executor failed",
     73: "its worker could not keep the executor's code",

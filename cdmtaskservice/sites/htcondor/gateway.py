@@ -25,10 +25,15 @@ class PoolRefusedError(SiteUnreachableError):
     """The pool has answered, and said no."""
 
 
+class PoolHangsError(SiteUnreachableError):
+    """The pool has not answered within the time of the call."""
+
+
 class Gateway:
     """Starts the agent when it is first needed, and ends it where a call takes too long.
 
-    Callers wait for each other: a call takes milliseconds, and one that hangs would hang for all of them.
+    Callers wait for each other, as a call takes milliseconds. After one that took too long the others fail at once,
+    until a `ping` is answered: else each would wait as long, one after the other.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Gateway:
         self._environment = _environment(condor_config, token_directory)
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
+        self._hangs: str | None = None
 
     async def call(self, name: str, limit: float, /, **arguments: Any) -> Any:
         """What the agent's call `name` returns.
@@ -59,14 +65,15 @@ class Gateway:
         what became of the call.
         """
         async with self._turn:
+            if self._hangs is not None and name != "ping":
+                raise PoolHangsError(self._hangs)
             try:
                 async with asyncio.timeout(limit):
                     answer = await self._exchange({"call": name, "arguments": arguments})
             except TimeoutError:
+                self._hangs = f"site {self._site}: HTCondor has not answered {name} within {limit:g} seconds"
                 await self.close()
-                raise SiteUnreachableError(
-                    f"site {self._site}: HTCondor has not answered {name} within {limit:g} seconds"
-                ) from None
+                raise PoolHangsError(self._hangs) from None
             except (OSError, EOFError, ValueError) as error:
                 await self.close()
                 raise SiteUnreachableError(f"site {self._site}: the agent for HTCondor died: {error}") from error
@@ -74,6 +81,7 @@ class Gateway:
                 # Cancelled in the middle of a call: its answer must not be taken for that of the next one.
                 self._kill()
                 raise
+        self._hangs = None
         if "error" in answer:
             kind = PoolRefusedError if answer["refused"] else SiteUnreachableError
             raise kind(f"site {self._site}: {name}: {str(answer['error'])[:_WORDS]}")

@@ -95,8 +95,6 @@ class HTCondorSite:
         """By job, the runs that the schedd was seen to have."""
         self._missed: dict[Run, tuple[int, float]] = {}
         """Runs that it had and has not now: in how many looks, and since when."""
-        self._hangs: str | None = None
-        """Why nobody should ask the pool anything until it answers a ping."""
         self._refused: tuple[str, float] | None = None
 
     @property
@@ -117,7 +115,6 @@ class HTCondorSite:
             await self._gateway.call("ping", self._config.timeout)
         except SiteUnreachableError as error:
             return SiteHealth(False, error.message)
-        self._hangs = None
         if self._refused is not None and time.monotonic() < self._refused[1]:
             return SiteHealth(False, self._refused[0])
         return SiteHealth(True)
@@ -208,16 +205,7 @@ class HTCondorSite:
     # Asking the pool
 
     async def _call(self, name: str, limit: float | None = None, /, **arguments: Any) -> Any:
-        if self._hangs is not None:
-            raise SiteUnreachableError(self._hangs)
-        try:
-            return await self._gateway.call(name, limit or self._config.timeout, **arguments)
-        except PoolRefusedError:
-            raise
-        except SiteUnreachableError as error:
-            # Others would wait as long as this call, one after the other, and the ping behind them.
-            self._hangs = error.message
-            raise
+        return await self._gateway.call(name, limit or self._config.timeout, **arguments)
 
     async def _fetch_queue(self, jobs: Collection[str]) -> Found:
         found = await self._call("query", constraint=_of_jobs(jobs), attributes=ads.ATTRIBUTES, clusters=True)
