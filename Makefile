@@ -1,5 +1,6 @@
 # On a fresh Debian machine with Python 3.11 or newer, git and make, every target works with no other step.
-# `make test ARGS="-k image -x"` passes arguments to pytest; `make demo KEEP=1` leaves the demo running.
+# `make test ARGS="-k image -x"` passes arguments to pytest; `make demo KEEP=1` leaves the demo running, and
+# `make demo SITE=htcondor` runs its jobs through a real HTCondor pool on this machine.
 
 PARTS := $(CURDIR)/.parts
 RUN := .venv/bin/python -m
@@ -11,8 +12,8 @@ export CTS_PARTS := $(PARTS)
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-demo: setup ## run the whole service on this machine, and a job through it (KEEP=1: leave it running)
-	@.venv/bin/cts demo $(if $(KEEP),--keep)
+demo: setup ## run the whole service on this machine, and a job through it (KEEP=1: leave it running; SITE=htcondor)
+	@.venv/bin/cts demo $(if $(KEEP),--keep) $(if $(SITE),--site '$(SITE)')
 
 # Without the container tools the tests that need them are skipped, and say so; with CTS_REQUIRE_PARTS they fail.
 test: venv ## run all tests under coverage (ARGS: arguments for pytest)

@@ -1,4 +1,4 @@
-"""`cts demo`: the whole service with real parts on this machine, and two jobs through it."""
+"""`cts demo`: the whole service with real parts on this machine, and two jobs through one of its sites."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from cdmtaskservice.cli.demo_story import Story
 from cdmtaskservice.embedded.image import Pushed, push_seqtool
 from cdmtaskservice.embedded.part import PartFailed
+from cdmtaskservice.embedded.pool import CondorPool
 from cdmtaskservice.embedded.service import BUCKET, EmbeddedService
 from cdmtaskservice.embedded.stack import EmbeddedStack, PartsMissing, RootBusy
 
@@ -27,18 +28,23 @@ _OVERRIDES = {
     # Nobody is left to report to once the demo is over.
     "KBCTS_LOCAL_KEEP_TRYING": "PT1M",
     "KBCTS_LOCAL_STOP_WITH_SERVICE": "true",
+    "KBCTS_HTCONDOR_KEEP_TRYING": "PT1M",
+    "KBCTS_HTCONDOR_VACATE_TIME": "15",
     "KBCTS_RECONCILER__LOOK_DELAY": "1",
     "KBCTS_SERVICE_NOTES": "A demo on one machine",
 }
 
 
-def run(*, keep: bool, directory: Path | None) -> None:
-    """Run the demo; exits 1 where something is missing or a job does not do what it should."""
+def run(*, keep: bool, directory: Path | None, site: str) -> None:
+    """Run the demo; exits 1 where something is missing or a job does not do what it should.
+
+    site: which kind of site runs its jobs, `local` or `htcondor`.
+    """
     console = Console(highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _root(directory, keep=keep) as root:
-            _demo(console, root, keep=keep)
+            _demo(console, root, keep=keep, with_pool=site == "htcondor")
     except (PartsMissing, PartFailed, RootBusy) as e:
         console.print(f"[red]demo: {e}[/red]")
         sys.exit(1)
@@ -48,8 +54,8 @@ def run(*, keep: bool, directory: Path | None) -> None:
     console.print("demo: complete")
 
 
-def _demo(console: Console, root: Path, *, keep: bool) -> None:
-    with EmbeddedStack(root) as stack:
+def _demo(console: Console, root: Path, *, keep: bool, with_pool: bool) -> None:
+    with EmbeddedStack(root) as stack, _pool(root, stack, wanted=with_pool) as pool:
         console.print(f"[bold]1. Real parts, started on free loopback ports; data and logs below {root}[/bold]")
         for what, where in (
             ("S3 store (SeaweedFS)", stack.s3.url),
@@ -59,24 +65,45 @@ def _demo(console: Console, root: Path, *, keep: bool) -> None:
             ("container runtime", "podman"),
         ):
             console.print(f"   {what:34} {where}")
+        if pool is not None:
+            console.print(
+                f"   {'HTCondor pool':34} {pool.collector}   a real one: collector, negotiator, schedd, and a startd "
+                f"that offers {pool.cpus} CPUs"
+            )
         image = push_seqtool(stack.registry, stack.parts)
-        service = EmbeddedService(stack, root / "cts", _OVERRIDES)
+        service = EmbeddedService(stack, root / "cts", _OVERRIDES, pool=pool)
         asyncio.run(Story.prepare(stack))
         service.start()
         try:
             console.print(f"   {'CDM Task Service':34} {service.url}   Swagger UI: {service.url}/docs\n")
-            asyncio.run(Story(console, stack, service, image).tell())
+            asyncio.run(Story(console, stack, service, image, _cluster(pool)).tell())
             if keep:
                 _explain(console, stack, service, image)
+                if pool is not None:
+                    _explain_pool(console, stack, service, pool)
                 signal.pause()
         finally:
             service.stop()
 
 
+@contextmanager
+def _pool(root: Path, stack: EmbeddedStack, *, wanted: bool) -> Iterator[CondorPool | None]:
+    if not wanted:
+        yield None
+        return
+    with CondorPool(root / "pool", stack.parts, stack.registry) as pool:
+        yield pool
+
+
+def _cluster(pool: CondorPool | None) -> str:
+    """The site of the demo's jobs, by the name that an embedded service gives it."""
+    return "local" if pool is None else "kbase"
+
+
 def _explain(console: Console, stack: EmbeddedStack, service: EmbeddedService, image: Pushed) -> None:
     s3 = stack.s3
     job = {
-        "cluster": "local",
+        "cluster": _cluster(service.pool),
         "image": image.by_tag,
         "params": {"args": ["stats", {"type": "input_files", "input_files_format": "space_separated_list"}]},
         "input_files": [f"{BUCKET}/ann/reads/sample1.fasta"],
@@ -93,6 +120,22 @@ def _explain(console: Console, stack: EmbeddedStack, service: EmbeddedService, i
         '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs                 # all of your jobs\n\n'
         f"  S3 at {s3.url}: your files go to {BUCKET}/ann/, with a CRC64NVME checksum each (see docs/user-guide.md)\n"
         f"  export AWS_ACCESS_KEY_ID={s3.access_key} AWS_SECRET_ACCESS_KEY={s3.secret_key}\n",
+        markup=False,
+    )
+
+
+def _explain_pool(console: Console, stack: EmbeddedStack, service: EmbeddedService, pool: CondorPool) -> None:
+    console.print(
+        "  The pool, with HTCondor's own tools; hold, release, vacate or remove a job and see what becomes of it:\n"
+        f"  export CONDOR_CONFIG={pool.client_config} PATH={stack.parts}/condor/usr/bin:$PATH\n"
+        "  condor_q -nobatch; condor_history; condor_status\n"
+        "  condor_q -constraint 'CTSJobID == \"JOB_ID\"' -af:j CTSContainerNumber CTSAttempt JobStatus HoldReason\n"
+        "  condor_hold CLUSTER.PROC; condor_release CLUSTER.PROC; condor_vacate_job CLUSTER.PROC\n"
+        "  What the service asks the pool about a job, and the attempts of its containers:\n"
+        f"  export ADMIN=$(cat {service.home.parent}/admin.token)\n"
+        '  curl -H "Authorization: Bearer $ADMIN" "$URL/admin/jobs/JOB_ID/runner_status?container_number=0"\n'
+        '  curl -H "Authorization: Bearer $ADMIN" "$URL/admin/jobs/JOB_ID/container"\n'
+        f"  Logs of its executors are in {pool.worker_dir}, those of HTCondor's daemons in {pool.home}/state/log\n",
         markup=False,
     )
 

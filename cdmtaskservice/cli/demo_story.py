@@ -35,11 +35,15 @@ class DemoFailed(Exception):
 class Story:
     """One run of the demo."""
 
-    def __init__(self, console: Console, stack: EmbeddedStack, service: EmbeddedService, image: Pushed) -> None:
+    def __init__(
+        self, console: Console, stack: EmbeddedStack, service: EmbeddedService, image: Pushed, site: str
+    ) -> None:
+        """site: the name of the one that runs the jobs."""
         self._console = console
         self._stack = stack
         self._service = service
         self._image = image
+        self._site = site
 
     @staticmethod
     async def prepare(stack: EmbeddedStack) -> None:
@@ -72,11 +76,11 @@ class Story:
     async def _wait_for_site(self, client: httpx.AsyncClient) -> None:
         deadline = time.monotonic() + 30
         while True:
-            [site] = _ok(await client.get("/sites"))["sites"]
+            [site] = [s for s in _ok(await client.get("/sites"))["sites"] if s["cluster"] == self._site]
             if site["available"]:
                 return
             if time.monotonic() > deadline:
-                raise DemoFailed(f"the local site cannot run containers: {site.get('unavailable_reason')}")
+                raise DemoFailed(f"the {self._site} site cannot run containers: {site.get('unavailable_reason')}")
             await asyncio.sleep(0.1)
 
     async def _approve(self, admin: httpx.AsyncClient) -> None:
@@ -147,7 +151,7 @@ class Story:
 
     async def _submit(self, ann: httpx.AsyncClient, files: list[str], name: str, args: list[Any]) -> str:
         body = {
-            "cluster": "local",
+            "cluster": self._site,
             "image": self._image.by_tag,
             "params": {"args": args, "declobber": True},
             "num_containers": len(files),

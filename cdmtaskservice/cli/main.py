@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 failed or invalid, 2 wrong usage.
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,13 @@ def serve(
         fail(str(exc))
 
 
+class DemoSite(Enum):
+    """The kinds of sites that the demo can show."""
+
+    LOCAL = "local"
+    HTCONDOR = "htcondor"
+
+
 @app.command()
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Go on running, and keep the data at the end.")] = False,
@@ -61,8 +69,11 @@ def demo(
         Path | None,
         typer.Option("--dir", metavar="DIR", help="Where the data goes; a temporary directory if left out."),
     ] = None,
+    site: Annotated[
+        DemoSite, typer.Option("--site", help="What runs the jobs: this machine, or an HTCondor pool on it.")
+    ] = DemoSite.LOCAL,
 ) -> None:
     """Start the service with all its parts on this machine, and run a job."""
     from cdmtaskservice.cli.demo import run
 
-    run(keep=keep, directory=directory)
+    run(keep=keep, directory=directory, site=site.value)
