@@ -183,7 +183,10 @@ class ContainerJobs:
                 end.setdefault(decision.why, []).append(run)
             elif decision.action is Action.FAIL:
                 # First, since a run that is gone is only lost.
-                await self._fail(container, status.error or decision.why, decision.why, status)
+                if container.state in FAILING_STATES:
+                    await self._give_up(container, decision.why, status)
+                else:
+                    await self._fail(container, status.error or decision.why, decision.why, status)
                 failed = True
                 if status.state is RunState.STUCK:
                     end.setdefault(decision.why, []).append(run)

@@ -9,7 +9,7 @@ import pytest
 from cdmtaskservice.domain.records import Usage
 from cdmtaskservice.domain.states import JobState
 from cdmtaskservice.sites.base import Run, RunState, RunStatus, SiteUnreachableError
-from test.stand_ins.job_house import GOOD, R
+from test.stand_ins.job_house import BAD, GOOD, R
 
 S = JobState
 
@@ -173,6 +173,18 @@ async def test_a_run_that_would_fail_again_is_an_error_and_is_ended(pool):
     assert (R, "code 34") in pool.site.ended
     assert (await pool.containers.get("j", 0)).usage == usage
     assert set(pool.site.starts) == {R, Run("j", 1, 1)}
+
+
+async def test_a_container_that_failed_keeps_its_own_error_when_its_run_is_removed(pool):
+    async with pool.reconciling():
+        await pool.submitted()
+        await pool.begin(R)
+        await pool.report(R, BAD[:4])
+        pool.site.runs[R] = RunStatus(RunState.ENDED, "removed at noon", error="somebody has removed it")
+        job = await pool.until_state(S.ERROR)
+    assert job.error.startswith(
+        "1 of 1 containers failed; container 0: exit code 3; its worker was lost before the logs"
+    )
 
 
 async def test_what_the_engine_measured_of_a_canceled_job_is_kept(pool):
