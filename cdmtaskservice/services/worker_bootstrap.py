@@ -11,6 +11,7 @@ the SHA-256 of the archive when the script is made. From the environment:
 from __future__ import annotations
 
 # Only what every start needs. What it takes to get the code is imported where it is got: once for many starts.
+import importlib
 import os
 import stat
 import sys
@@ -42,9 +43,8 @@ def main(arguments: list[str]) -> None:
     # Neither the working directory nor what the worker has installed is looked into for modules: the script starts
     # Python so, and with UTF-8. The modules are compiled once and kept beside the code.
     sys.path.insert(0, code)
-    from cdmtaskservice.executor.__main__ import main as execute
-
-    sys.exit(execute(arguments))
+    # By name, as this text has nothing to do with the code beside which it is kept.
+    sys.exit(importlib.import_module("cdmtaskservice.executor.__main__").main(arguments))
 
 
 def archive_url(arguments: list[str]) -> str:
