@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from cdmtaskservice.cli import config, token
+from cdmtaskservice.cli import config, site, token
 from cdmtaskservice.cli.terminal import fail
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")
+app.add_typer(site.app, name="site")
 
 
 @app.command()
@@ -69,11 +70,11 @@ def demo(
         Path | None,
         typer.Option("--dir", metavar="DIR", help="Where the data goes; a temporary directory if left out."),
     ] = None,
-    site: Annotated[
+    demo_site: Annotated[
         DemoSite, typer.Option("--site", help="What runs the jobs: this machine, or an HTCondor pool on it.")
     ] = DemoSite.LOCAL,
 ) -> None:
     """Start the service with all its parts on this machine, and run a job."""
     from cdmtaskservice.cli.demo import run
 
-    run(keep=keep, directory=directory, site=site.value)
+    run(keep=keep, directory=directory, site=demo_site.value)

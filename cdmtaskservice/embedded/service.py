@@ -110,7 +110,8 @@ class EmbeddedService(Part):
         token = self.pool.install_token(self.tokens["executor"], f"{self._shared.name}.token")
         return {
             "KBCTS_HTCONDOR_CPUS_PER_NODE": str(self.pool.cpus),
-            "KBCTS_HTCONDOR_MEMORY_PER_NODE": f"{self.pool.memory_mb}MiB",
+            # The rest is for the executor.
+            "KBCTS_HTCONDOR_MEMORY_PER_NODE": f"{self.pool.memory_mb - 64}MiB",
             "KBCTS_HTCONDOR_CONDOR_CONFIG": str(self.pool.client_config),
             "KBCTS_HTCONDOR_TOKEN_FILE": str(token),
             "KBCTS_HTCONDOR_CACHE_DIR": str(self.pool.worker_dir / "cache"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .failures import EXIT_DONE, EXIT_GAVE_UP, EXIT_INTERNAL, EXIT_USAGE, Ended, EndedByEngine
 from .jsonlog import Log
-from .options import CleanupOptions, RunOptions, parse
+from .options import CheckOptions, CleanupOptions, RunOptions, parse
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,6 +25,10 @@ def main(argv: Sequence[str]) -> int:
         from .cleaning import clean_up
 
         return clean_up(options.work_dir, Log())
+    if isinstance(options, CheckOptions):
+        from .checking import check
+
+        return check(options, Log())
     return _execute(options)
 
 

@@ -47,6 +47,14 @@ class CleanupOptions:
     work_dir: str
 
 
+@dataclass(frozen=True)
+class CheckOptions:
+    """What to look for on this worker: all that running a container takes, and whether S3 can be reached there."""
+
+    run: RunOptions
+    s3_url: str | None
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # argparse would exit with 2, which here means a bad token.
@@ -64,14 +72,15 @@ use; 143, 130 ended by SIGTERM, SIGINT: nothing is left behind and the next atte
 """
 
 
-def parse(argv: Sequence[str], environment: Mapping[str, str]) -> RunOptions | CleanupOptions:
+def parse(argv: Sequence[str], environment: Mapping[str, str]) -> RunOptions | CleanupOptions | CheckOptions:
     """The options in `argv`. Wrong ones end the process with 64 and say on stderr what was wrong."""
-    cleaning = list(argv[:1]) == ["cleanup"]
+    cleaning, checking = list(argv[:1]) == ["cleanup"], list(argv[:1]) == ["check"]
     parser = _Parser(
         prog="python3 -m cdmtaskservice.executor" + (" cleanup" if cleaning else ""),
         description="Clean up after an executor that was killed."
         if cleaning
-        else "Run one container of a job. (`cleanup --work-dir DIR` cleans up after an executor that was killed.)",
+        else "Run one container of a job. (`cleanup --work-dir DIR` cleans up after an executor that was killed, and "
+        "`check` with the same options looks whether this worker has what it takes.)",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -111,10 +120,12 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> RunOptions | C
     option("stop-grace", "10", type=_seconds, metavar="SECONDS", help="between SIGTERM and SIGKILL for a container")
     option("connections", "8", type=_AtLeast(1), metavar="N", help="most transfers at a time")
     option("log-limit", str(MOST_BYTES), type=_AtLeast(0), metavar="BYTES", help="kept of stdout, and of stderr")
-    found = parser.parse_args(argv)
+    if checking:
+        option("s3-url", metavar="URL", help="of the object store")
+    found = parser.parse_args(argv[1:] if checking else argv)
     if found.attempt is not None and found.run is not None:
         parser.error("--attempt and --run exclude each other")
-    return RunOptions(
+    run = RunOptions(
         url=found.url,
         token_file=found.token_file,
         job=found.job,
@@ -132,6 +143,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> RunOptions | C
         connections=found.connections,
         log_limit=found.log_limit,
     )
+    return CheckOptions(run, found.s3_url) if checking else run
 
 
 class _AtLeast:

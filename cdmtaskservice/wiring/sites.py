@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from cdmtaskservice.services.worker_files import WorkerFiles
 from cdmtaskservice.settings import HTCondorSite as HTCondorSiteSettings
 from cdmtaskservice.settings import LocalSite as LocalSiteSettings
 from cdmtaskservice.settings import Settings, SiteBase
 from cdmtaskservice.sites.base import Site, SiteInfo
+from cdmtaskservice.sites.htcondor.check import Finding, check
 from cdmtaskservice.sites.htcondor.config import HTCondorSiteConfig, WorkerSetup
+from cdmtaskservice.sites.htcondor.gateway import Gateway
 from cdmtaskservice.sites.htcondor.site import HTCondorSite
 from cdmtaskservice.sites.local.config import LocalSiteConfig
 from cdmtaskservice.sites.local.site import LocalSite
@@ -33,6 +35,32 @@ def site_parts(settings: Settings, files: WorkerFiles, changed: Callable[[str], 
         else:
             sites[site.name] = HTCondorSite(htcondor_config(site, settings), executable)
     return sites
+
+
+async def check_site(settings: Settings, name: str, patience: float) -> AsyncIterator[Finding]:
+    """Everything that can be wrong with the site of that name. patience: seconds for a job on one of its workers."""
+    [found] = [site for site in settings.sites if site.name == name]
+    files = WorkerFiles()
+
+    async def executable() -> str:
+        return (await files.build()).executable_sha256
+
+    if isinstance(found, LocalSiteSettings):
+        site = LocalSite(_local(found, settings))
+        await site.start()
+        try:
+            health = await site.health()
+        finally:
+            await site.stop()
+        yield Finding("site", health.available, health.reason or "containers can be run on this machine")
+        return
+    config = htcondor_config(found, settings)
+    gateway = Gateway.of(config)
+    try:
+        async for finding in check(config, executable, gateway, patience):
+            yield finding
+    finally:
+        await gateway.close()
 
 
 def htcondor_config(site: HTCondorSiteSettings, settings: Settings) -> HTCondorSiteConfig:

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import structlog
 
 from cdmtaskservice.sites.base import SiteUnreachableError
+from cdmtaskservice.sites.htcondor.config import HTCondorSiteConfig
 
 _log = structlog.get_logger(__name__)
 
@@ -57,6 +58,17 @@ class Gateway:
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._hangs: str | None = None
+
+    @classmethod
+    def of(cls, config: HTCondorSiteConfig) -> Self:
+        """That of a site."""
+        return cls(
+            config.info.name,
+            condor_config=config.condor_config,
+            collector=config.collector,
+            schedd=config.schedd,
+            token_directory=config.token_directory,
+        )
 
     async def call(self, name: str, limit: float, /, **arguments: Any) -> Any:
         """What the agent's call `name` returns.

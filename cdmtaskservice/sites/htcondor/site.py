@@ -80,13 +80,7 @@ class HTCondorSite:
         """executable: gives the SHA-256 of the `executable.sh` that workers are to run, 64 hex digits."""
         self._config = config
         self._executable = executable
-        self._gateway = gateway or Gateway(
-            config.info.name,
-            condor_config=config.condor_config,
-            collector=config.collector,
-            schedd=config.schedd,
-            token_directory=config.token_directory,
-        )
+        self._gateway = gateway or Gateway.of(config)
         self.submit_window = config.submit_timeout + _LATE_ANSWERS
         self._queue = Coalesced(self._fetch_queue)
         self._history = Coalesced(self._fetch_history)

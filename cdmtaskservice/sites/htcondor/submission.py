@@ -36,10 +36,12 @@ exec "$BASH" "$CTS_EXECUTABLE" "$@" --work-dir "$_CONDOR_SCRATCH_DIR/cts-work"\
 """
 
 
-def describe(config: HTCondorSiteConfig, requests: Sequence[RunRequest], executable_sha256: str) -> dict[str, str]:
+def describe(
+    config: HTCondorSiteConfig, requests: Sequence[RunRequest], executable_sha256: str, command: Sequence[str] = ()
+) -> dict[str, str]:
     """The submit description for runs of one job, which ask for the same each. `items` has the rest.
 
-    executable_sha256: of `executable.sh`, 64 hex digits.
+    executable_sha256: of `executable.sh`, 64 hex digits. command: what the executor does but run a container.
     """
     first = requests[0]
     job, worker = first.run.job_id, config.worker
@@ -48,7 +50,7 @@ def describe(config: HTCondorSiteConfig, requests: Sequence[RunRequest], executa
         "universe": "vanilla",
         "executable": worker.shell,
         "transfer_executable": "false",
-        "arguments": quoted(["-c", _START, "cts", *_executor_arguments(worker, job)]),
+        "arguments": quoted(["-c", _START, "cts", *command, *_executor_arguments(worker, job)]),
         "environment": quoted(f"{name}={value}" for name, value in environment(config, executable_sha256).items()),
         "should_transfer_files": "YES",
         "when_to_transfer_output": "ON_EXIT",
@@ -84,13 +86,18 @@ def describe(config: HTCondorSiteConfig, requests: Sequence[RunRequest], executa
         description["accounting_group"] = config.accounting_group
     if first.gpus:
         description["request_gpus"] = str(first.gpus)
-    if config.client_group:
-        description["requirements"] = f"regexp({_string(config.client_group)}, TARGET.CLIENTGROUP)"
+    if requirement := client_group_requirement(config):
+        description["requirements"] = requirement
     if config.initial_dir:
         description["error"] = f"cts-{job}-$(cts_container)-$(cts_attempt).log"
     if len(requests) > config.idle_at_once:
         description["max_idle"] = str(config.idle_at_once)
     return description
+
+
+def client_group_requirement(config: HTCondorSiteConfig) -> str | None:
+    """What a machine must be, beside large enough; None for nothing."""
+    return f"regexp({_string(config.client_group)}, TARGET.CLIENTGROUP)" if config.client_group else None
 
 
 def items(requests: Sequence[RunRequest]) -> list[dict[str, str]]:
