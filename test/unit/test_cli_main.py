@@ -73,10 +73,19 @@ def test_serve_with_bad_settings_says_so_and_is_1(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [([], {"keep": False, "directory": None}), (["--keep", "--dir", "/d"], {"keep": True, "directory": Path("/d")})],
+    [
+        ([], {"keep": False, "directory": None, "site": "local"}),
+        (
+            ["--keep", "--dir", "/d", "--site", "htcondor"],
+            {"keep": True, "directory": Path("/d"), "site": "htcondor"},
+        ),
+    ],
 )
 def test_demo_hands_over(arguments: list[str], expected: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     called: dict[str, object] = {}
     fake_part(monkeypatch, "cdmtaskservice.cli.demo", run=lambda **given: called.update(given))
     assert runner.invoke(app, ["demo", *arguments]).exit_code == 0
     assert called == expected
+    refused = runner.invoke(app, ["demo", "--site", "mars"])
+    assert refused.exit_code == 2
+    assert "htcondor" in refused.stderr

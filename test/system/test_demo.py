@@ -1,0 +1,68 @@
+"""`cts demo` itself, as a process: both jobs go as they should at either site, and nothing is left behind."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdmtaskservice.embedded.pool import missing_pool_parts
+
+WITHIN = 120.0
+"""Seconds for the demo; alone on two cores it takes some 15."""
+
+
+def demo(directory: Path, parts: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the demo, its parts among them."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cdmtaskservice.cli", "demo", "--dir", str(directory), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "CTS_PARTS": str(parts), "COLUMNS": "200"},
+    )
+
+
+def left_over(directory: Path) -> list[str]:
+    """Command lines of processes that have something to do with the demo in this directory."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_text(errors="replace").replace("\0", " ")
+        except OSError:
+            continue
+        if str(directory) in line and entry.name != str(os.getpid()):
+            found.append(line)
+    return found
+
+
+def check_story(text: str) -> None:
+    """What is told whatever the site: two jobs, their states, checksums, and an exit code."""
+    assert text.count("POST /jobs →") == 2
+    assert text.count("Kafka: complete") == 1
+    assert text.count("✓ cts-data/ann/results/run1/") == 4
+    assert "exit_codes: [7]" in text
+    assert "seqtool: failing with exit code 7, as asked" in text
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A directory whose name is short enough for unix sockets below it."""
+    with tempfile.TemporaryDirectory(prefix="cts-demo-") as directory:
+        yield Path(directory)
+
+
+@pytest.mark.parametrize("site", ["local", "htcondor"])
+def test_the_demo(site: str, parts: Path, short_dir: Path):
+    if site == "htcondor" and (missing := missing_pool_parts(parts)):
+        pytest.skip(f"missing: {'; '.join(missing)} (run `make setup`)")
+    running = demo(short_dir, parts, *(["--site", site] if site != "local" else []))
+    text, _ = running.communicate(timeout=WITHIN)
+    assert running.returncode == 0, text
+    assert text.endswith("demo: complete\n")
+    check_story(text)
+    assert ("HTCondor pool" in text) == (site == "htcondor")
+    assert left_over(short_dir) == []
