@@ -4,8 +4,6 @@
 
 PARTS := $(CURDIR)/.parts
 RUN := .venv/bin/python -m
-# One more than there are cores, four at the most, since tests on real parts wait for much of their time.
-TESTERS := $(shell n=$$(($$(nproc) + 1)); echo $$((n > 4 ? 4 : n)))
 export CTS_PARTS := $(PARTS)
 
 .DEFAULT_GOAL := help
@@ -17,10 +15,12 @@ help: ## list the targets
 demo: setup ## run the whole service on this machine, and a job through it (KEEP=1: leave it running; SITE=htcondor)
 	@.venv/bin/cts demo $(if $(KEEP),--keep) $(if $(SITE),--site '$(SITE)')
 
+# The long tests come after the others, for they take all cores. ARGS is for the others.
 # Without the container tools the tests that need them are skipped, and say so; with CTS_REQUIRE_PARTS they fail.
 test: venv ## run all tests under coverage (ARGS: arguments for pytest)
 	@$(RUN) cdmtaskservice.embedded.debian $(PARTS) || test -z "$$CTS_REQUIRE_PARTS"
-	@$(RUN) pytest --numprocesses=$(TESTERS) --dist=loadfile --cov --cov-report=term $(ARGS)
+	@$(RUN) pytest -m 'not long' --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov --cov-report=term $(ARGS)
+	@test -n "$(ARGS)" || $(RUN) pytest -m long
 
 lint: venv ## check style, format and types
 	@$(RUN) ruff check --quiet .

@@ -28,11 +28,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     return report
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest tests: what is left at the end is short, and shared by all cores."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell what tests have measured: the properties that they recorded."""
     for report in terminalreporter.stats.get("passed", []):

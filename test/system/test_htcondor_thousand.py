@@ -17,7 +17,7 @@ CONTAINERS = 1000
 
 @pytest.fixture
 def wide(room: Room) -> Iterator[Room]:
-    """A pool with more slots than this machine has CPUs, whose jobs let all other tests go first."""
+    """A pool with more slots than this machine has CPUs, since a job mostly waits. Its jobs let the service go first."""
     root, parts, registry = room.stack.root / "wide", room.stack.parts, room.stack.registry
     polite = {"JOB_RENICE_INCREMENT": "19"}
     with CondorPool(root, parts, registry, cpus=16, memory_mb=16_384, settings=polite) as pool:
@@ -39,7 +39,7 @@ async def test_a_thousand_containers(wide: Room, home: Path, record_property: Ca
         files = await driver.upload({f"{n:03}.txt": f"{n}".encode() for n in range(CONTAINERS)})
         begun = time.monotonic()
         job_id = await driver.submit(files, ["copy", LISTED], memory="10MB")
-        job = await driver.over(job_id, within=1800)
+        job = await driver.over(job_id, within=1200)
         seconds = time.monotonic() - begun
         pid = driver.service.pid
         assert pid is not None
