@@ -17,7 +17,7 @@ CONTAINERS = 1000
 
 @pytest.fixture
 def wide(room: Room) -> Iterator[Room]:
-    """A pool with more slots than this machine has CPUs, since a job mostly waits. Its jobs let the service go first."""
+    """A pool with more slots than there are CPUs, as jobs mostly wait. They let the service go first."""
     root, parts, registry = room.stack.root / "wide", room.stack.parts, room.stack.registry
     polite = {"JOB_RENICE_INCREMENT": "19"}
     with CondorPool(root, parts, registry, cpus=16, memory_mb=16_384, settings=polite) as pool:
