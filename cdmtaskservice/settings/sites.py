@@ -171,7 +171,7 @@ class HTCondorSite(SiteBase):
     """Disk that a job asks for beside its inputs', for outputs and logs, in bytes or with a unit such as "1GB"."""
     transfer_time: Duration = Field(default=timedelta(days=1), ge=timedelta(minutes=1))
     """How long a job may take beside its container's runtime, for its inputs, its image and its outputs, before the
-    pool ends it, in seconds or as an ISO 8601 duration."""
+    pool ends it; keep_trying comes on top. In seconds or as an ISO 8601 duration."""
     vacate_time: Duration = Field(default=timedelta(seconds=60), ge=timedelta(seconds=15))
     """How long an executor has to stop its container when it is told to end, in seconds or as an ISO 8601 duration. The
     pool's own MachineMaxVacateTime may be shorter."""

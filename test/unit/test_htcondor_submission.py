@@ -50,8 +50,8 @@ def test_what_is_asked_for():
     assert told["request_disk"] == str(2**20 + 976563)
     assert told["request_gpus"] == "3"
     assert "request_gpus" not in described()
-    # The runtime, and a day for what comes around it, in whole seconds.
-    assert told["allowed_execute_duration"] == told["job_lease_duration"] == str(61 + 86400)
+    # The runtime, a day for what comes around it, and a day for which the service may be away; in whole seconds.
+    assert told["allowed_execute_duration"] == told["job_lease_duration"] == str(61 + 86400 + 86400)
     assert told["periodic_hold"] == "JobStatus == 1 && NumJobStarts >= 3"
 
 

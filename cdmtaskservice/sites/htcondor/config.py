@@ -57,7 +57,8 @@ class HTCondorSiteConfig:
     client_group: a regular expression that a machine's CLIENTGROUP must match; None: any machine will do.
     accounting_group: what jobs are charged to; None: to the user alone.
     executor_memory, scratch: bytes of memory and disk that a job asks for beside its container's memory and inputs.
-    transfer_time: seconds that a job may take beside its container's runtime before the pool ends it.
+    transfer_time: seconds that a job may take beside its container's runtime, and beside the worker's `keep_trying`,
+    before the pool ends it.
     vacate_time: seconds that an executor has to stop its container when it is told to end.
     max_starts: how often the pool starts one run's executor. max_releases: how often a held run is released.
     unmatched_after: seconds in the queue after which it is asked why a run has found no machine.

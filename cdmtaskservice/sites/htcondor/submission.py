@@ -45,7 +45,8 @@ def describe(
     """
     first = requests[0]
     job, worker = first.run.job_id, config.worker
-    seconds = math.ceil(first.runtime + config.transfer_time)
+    # With the executor's patience, since an outage of the service must not be what ends a job.
+    seconds = math.ceil(first.runtime + config.transfer_time + worker.keep_trying)
     description = {
         "universe": "vanilla",
         "executable": worker.shell,
