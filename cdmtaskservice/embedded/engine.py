@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -103,6 +104,11 @@ class ContainerEngine:
         self._run.mkdir(mode=0o700)
         self._graph.mkdir(parents=True, exist_ok=True)
         write_podman(self.home, self._debian, self._run, self._graph, registry)
+        folders = (f"{self._debian}/{usr}lib/{platform.machine()}-linux-gnu" for usr in ("usr/", ""))
+        with (self.home / "containers.conf").open("a") as settings:
+            # When a container ends, conmon calls podman without podman's environment. Where that fails for want of a
+            # library, `podman run` waits for 20 s after the end.
+            settings.write(f'conmon_env_vars = ["PATH={os.defpath}", "LD_LIBRARY_PATH={":".join(folders)}"]\n')
         self._sweeper = self._spawn_sweeper()
 
     def stop(self) -> None:
