@@ -179,7 +179,10 @@ class CondorPool:
             raise
 
     def stop(self) -> None:
-        """Stop in order, at the latest some 10 s later; no effect when stopped. Jobs that run start again later."""
+        """Stop in order, at the latest some 10 s later; no effect when stopped.
+
+        Jobs that ran still count as running after the next start, until their `job_lease_duration` is over.
+        """
         if self._process is not None:
             for daemon in (*pool_settings.DAEMONS, "starter", "shadow", "master"):
                 self.resume(daemon)

@@ -218,6 +218,16 @@ def test_containers_in_jobs(pool: CondorPool, seqtool_image: Pushed) -> None:
         assert table.owner() == pool.job_user
 
 
+def test_containers_end_with_their_job(pool: CondorPool, seqtool_image: Pushed) -> None:
+    """What a job leaves is ended with it, as a control group would do it: conmon and the container too."""
+    seconds = f"{100_000 + os.getpid()}"
+    run = f"{pool.podman} run --pull=missing --quiet --network=none {seqtool_image.by_digest} sleep {seconds}"
+    cluster = submit(pool, shell(pool, "killed", f"{run}\n"))
+    until(lambda: len(processes.running(seconds)) >= 3, "podman, its container and the sleep in it")
+    pool.tool("condor_rm", cluster)
+    until(lambda: not processes.running(seconds), "the end of the container")
+
+
 # --- daemons go away and come back
 
 
