@@ -131,6 +131,23 @@ async def test_a_worker_that_dies(kbase: Driver, room: Room):
     assert (await kbase.containers(job_id))[0]["attempt"] == 2
 
 
+@pytest.mark.parametrize("canceled", [False, True], ids=["retried", "canceled"])
+async def test_a_machine_that_dies(kbase: Driver, room: Room, canceled: bool):
+    """Nobody there confirms that a job is removed, and the schedd would wait for it as long as the job's lease."""
+    files = await kbase.upload({"a": b"x"})
+    job_id = await kbase.submit(files, ["later", "6", "write", "out", "5"])
+    await kbase.reached(job_id, "job_submitted")
+    await asyncio.to_thread(room.pool.kill, "startd")
+    if canceled:
+        assert (await kbase.client().put(f"/jobs/{job_id}/cancel")).status_code == 204
+        await kbase.over(job_id, "canceled", within=150)
+    else:
+        job = await kbase.over(job_id, within=150)
+        assert list(await kbase.outputs(job)) == ["out"]
+        assert (await kbase.containers(job_id))[0]["attempt"] == 2
+    assert await asyncio.to_thread(room.queue, job_id, "ClusterId") == []
+
+
 async def test_removed_by_somebody_else(kbase: Driver, room: Room):
     files = await kbase.upload({"a": b"x", "b": b"y"})
     job_id = await kbase.submit(files, ["sleep", "60"])

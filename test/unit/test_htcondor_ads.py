@@ -231,3 +231,13 @@ def test_runs_of_the_configured_size_are_read_back():
     runs = [(n, 1) for n in range(1000)] + [(1005, 3)]
     cluster = {"ClusterId": 1, "CTSJobID": JOB, "CTSRuns": write_runs(runs), "JobMaterializeNextProcId": 0}
     assert len(read_queue([cluster], replace(CONFIG, max_releases=1)).procs) == 1001
+
+
+@pytest.mark.parametrize(
+    ("reason", "age", "force"),
+    [("CTS: silent", 89, False), ("CTS: silent", 90, True), ("via condor_rm (by user root)", 9999, False)],
+)
+def test_a_removal_by_us_that_no_worker_confirms_is_forced(reason, age, force):
+    document = ad(JobStatus.REMOVED, RemoveReason=reason, EnteredCurrentStatus=NOW - age)
+    proc = read_queue([document], CONFIG).procs[Run(JOB, 3, 1)]
+    assert (proc.force, proc.status.state) == (force, RunState.RUNNING)

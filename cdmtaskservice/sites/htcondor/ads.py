@@ -25,6 +25,10 @@ ATTRIBUTES: Sequence[str] = (
 
 Ad = Mapping[str, Any]
 
+_CONFIRMATION = 30.0
+"""Seconds beyond the time that an executor has to stop in which its worker must confirm that it is removed. One that is
+dead never does, and the schedd would wait for it until the job's lease is over."""
+
 _FIRST_RELEASE_AFTER = 5.0
 _LONGEST_RELEASE_AFTER = 600.0
 
@@ -60,7 +64,8 @@ class Proc:
     """A run in the queue or the history.
 
     proc: None where it is not in the queue yet, as the cluster makes its procs one after the other. release: it is
-    held, and should be released now; releases: how often that has been done.
+    held, and should be released now; releases: how often that has been done. force: we have removed it, and its worker
+    does not confirm that, so that it must be taken from the queue without.
     """
 
     run: Run
@@ -70,6 +75,7 @@ class Proc:
     release: bool = False
     releases: int = 0
     waits_unmatched: bool = False
+    force: bool = False
 
     @property
     def name(self) -> str:
@@ -146,8 +152,11 @@ def _in_queue(ad: Ad, proc: Proc, config: HTCondorSiteConfig) -> Proc:
         waits = age is not None and age >= config.unmatched_after and bool(ad.get("LastRejMatchReason"))
         return replace(proc, status=replace(known, state=RunState.QUEUED), waits_unmatched=waits)
     if status == JobStatus.REMOVED:
-        known = replace(known, detail=f"it is being removed: {ad.get('RemoveReason')}")
-    elif status == JobStatus.SUSPENDED:
+        reason = str(ad.get("RemoveReason"))
+        known = replace(known, detail=f"it is being removed: {reason}")
+        late = age is not None and age >= config.vacate_time + _CONFIRMATION
+        return replace(proc, status=known, force=late and reason.startswith(OURS))
+    if status == JobStatus.SUSPENDED:
         known = replace(known, detail="it is suspended by its worker")
     elif status == JobStatus.COMPLETED:
         known = ended(ad)

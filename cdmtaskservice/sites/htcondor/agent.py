@@ -105,7 +105,10 @@ class Pool:
         return {"cluster": result.cluster(), "procs": result.num_procs()}
 
     def do_act(self, action: str, jobs: Sequence[str] | str, reason: str) -> dict[str, Any]:
-        """Remove, Release or Hold jobs, by constraint or as `cluster` and `cluster.proc`."""
+        """Remove, Release or Hold jobs, by constraint or as `cluster` and `cluster.proc`.
+
+        RemoveX removes what is being removed already, without its worker's confirmation.
+        """
         wanted = jobs if isinstance(jobs, str) else list(jobs)
         # With the text alone, the schedd drops it.
         code = 1 if action == "Release" else 0

@@ -165,6 +165,7 @@ class HTCondorSite:
         jobs += [proc.name for proc in left if proc.cluster not in whole and proc.proc is not None]
         if jobs:
             await self._remove(jobs, reason)
+        await self._force([proc for proc in left if proc.force])
         return [proc.run for proc in left]
 
     async def release(self, job_id: str) -> None:
@@ -245,6 +246,7 @@ class HTCondorSite:
         for reason, names in surplus.items():
             _log.warning("surplus_procs", site=self.info.name, procs=names, reason=reason)
             await self._remove(names, reason)
+        await self._force([proc for run, proc in found.procs.items() if proc.force and run.job_id in jobs])
         for run, proc in found.procs.items():
             if proc.release and run.job_id in jobs:
                 _log.info("hold_released", job=run.job_id, container=run.container, proc=proc.name)
@@ -253,6 +255,14 @@ class HTCondorSite:
                 reason = f"{OURS}what held it may have passed"
                 await self._call("act", action="Release", jobs=[proc.name], reason=reason)
                 found.procs[run] = replace(proc, release=False)
+
+    async def _force(self, procs: Sequence[Proc]) -> None:
+        """Take procs from the queue whose workers are dead or cut off. Nobody believes their executors any more."""
+        if procs:
+            names = [proc.name for proc in procs]
+            _log.warning("removal_forced", site=self.info.name, procs=names)
+            reason = f"{OURS}its worker did not confirm that it was removed"
+            await self._call("act", action="RemoveX", jobs=names, reason=reason)
 
     async def _remove(self, jobs: Sequence[str], reason: str) -> None:
         words = " ".join(reason.split())
