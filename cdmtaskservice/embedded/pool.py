@@ -232,6 +232,8 @@ class CondorPool:
         )
         if program is None:
             raise ToolFailed(f"{name}: no such tool in {self._parts / 'condor'}")
+        # Run by root, some tools want an account for HTCondor itself, and look for one that this machine need not have.
+        account = pwd.getpwnam(self.job_user)
         done = subprocess.run(
             [program, *arguments],
             stdin=subprocess.DEVNULL,
@@ -239,7 +241,11 @@ class CondorPool:
             text=True,
             errors="replace",
             timeout=_TOOL_WITHIN,
-            env={**_environment(self.home), "CONDOR_CONFIG": str(self._tool_config)},
+            env={
+                **_environment(self.home),
+                "CONDOR_CONFIG": str(self._tool_config),
+                "CONDOR_IDS": f"{account.pw_uid}.{account.pw_gid}",
+            },
         )
         if done.returncode:
             raise ToolFailed(f"{name}: exit code {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
