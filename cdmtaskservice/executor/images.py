@@ -45,7 +45,8 @@ def ensure_image(runtime: Runtime, image: str, memory: Memory, stop: Stop, log: 
     An outage is waited for as long as an hour; what the registry says of the image itself is final; anything else is
     tried three times.
     """
-    if memory.has_image(runtime.path, image):
+    # An engine that has lost a named image says so at the start; for others its file is the image.
+    if runtime.named and memory.has_image(runtime.path, image):
         log.event("image_known", image=image)
         return
     if runtime.has_image(image, stop):
