@@ -34,8 +34,13 @@ from cdmtaskservice.store.jobs import JobStore
 
 _log = structlog.get_logger(__name__)
 
-_MOST_ATTEMPTS = 10
-"""Times the configured attempts: so many are made where most of them do not count."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 600.0
+"""Seconds before another attempt after one that never began; doubled from one to the next."""
+
+_REFUSAL_PAUSE = 30.0
+"""Seconds before a submission that was refused is tried again."""
+
+_NOT_BEGUN = "the site's workers could not start it, through no fault of its own; it is tried again"
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class ContainerJobs:
         if not full:
             return Wait(job, self._config.look_delay, job.waiting, job.told)
         failed, held = await self._tend(job, reachable_since)
-        return Wait(job, 0.0 if failed else self._config.look_delay, held.why, held.told)
+        return Wait(job, 0.0 if failed else held.delay or self._config.look_delay, held.why, held.told)
 
     def _site(self, job: JobRecord) -> Site:
         try:
@@ -166,18 +171,23 @@ class ContainerJobs:
         Returns whether a container was failed, which the job must follow, and what the engine says holds one up.
         """
         site = self._site(job)
+        # Before the engine is asked: what it has heard of since is in its answer or in doubt.
+        doubtful = in_doubt(job, self._clock())
         live = {_run(c): c for c in await self._containers.live(job.id)}
         statuses = await site.poll(live.keys(), job.transitions[0].time)
         await self._note_handles(site, job, statuses.values())
         now = self._clock()
         failed = False
         submit: list[RunRequest] = []
+        paused: list[tuple[ContainerRecord, float]] = []
         end: dict[str, list[Run]] = {}
         for run, container in live.items():
             status = statuses[run]
             timeout = self._config.heartbeat_timeout
             decision = decide(container, status, now, reachable_since, timeout, site.restarts_executors)
-            if decision.action is Action.SUBMIT:
+            if decision.action is Action.SUBMIT and (pause := _pause(container, now)) > 0:
+                paused.append((container, pause))
+            elif decision.action is Action.SUBMIT:
                 submit.append(_request(job, run))
             elif decision.action is Action.END:
                 end.setdefault(decision.why, []).append(run)
@@ -193,33 +203,39 @@ class ContainerJobs:
             elif decision.action is Action.LOST:
                 if self._may_retry(container, status):
                     again = await self._retry(container, decision.why, status)
-                    if again is not None:
-                        submit.append(_request(job, again))
+                    if again is not None and (pause := _pause(again, now)) > 0:
+                        paused.append((again, pause))
+                    elif again is not None:
+                        submit.append(_request(job, _run(again)))
                 else:
                     await self._give_up(container, decision.why, status)
                     failed = True
         for why, runs in end.items():
             await site.end(runs, why)
-        if submit and in_doubt(job, now):
+        if submit and doubtful:
             return failed, _Held("it is not known yet whether an earlier submission to the site has taken effect")
-        if submit:
-            await self._submit(site, job, submit)
-        return failed, _what_holds_up(statuses)
+        if submit and (refused := await self._submit(site, job, submit)) is not None:
+            return failed, refused
+        return failed, _what_holds_up(statuses, paused)
 
-    async def _submit(self, site: Site, job: JobRecord, requests: Sequence[RunRequest]) -> None:
-        """Give runs to the engine. Before one that may take effect later than its answer, a note says until when."""
+    async def _submit(self, site: Site, job: JobRecord, requests: Sequence[RunRequest]) -> _Held | None:
+        """Give runs to the engine; returns why it does not take them.
+
+        Before a submission that may take effect later than its answer, a note says until when.
+        """
         if not site.submit_window:
             await site.submit(requests)
-            return
+            return None
         until = self._clock() + datetime.timedelta(seconds=site.submit_window)
         await self._jobs.begin_submission(job.id, until)
         handles: Sequence[str] = ()
         try:
             handles = await site.submit(requests)
-        except SubmissionRefusedError:
+        except SubmissionRefusedError as refusal:
             await self._jobs.end_submission(job.id, site.info.kind, ())
-            raise
+            return _Held(refusal.message, refusal.told, _REFUSAL_PAUSE if refusal.told else None)
         await self._jobs.end_submission(job.id, site.info.kind, handles)
+        return None
 
     async def _note_handles(self, site: Site, job: JobRecord, statuses: Collection[RunStatus]) -> None:
         """A submission whose answer was lost is known by what the engine has: then it is in doubt no more."""
@@ -232,10 +248,9 @@ class ContainerJobs:
         # What its program did is known once it is in the error branch, and its job may be there with it: no way back.
         if container.state in FAILING_STATES:
             return False
-        counted = container.counted_attempts - status.blameless
-        return counted < self._config.max_attempts and container.attempt < _MOST_ATTEMPTS * self._config.max_attempts
+        return status.blameless or container.counted_attempts < self._config.max_attempts
 
-    async def _retry(self, container: ContainerRecord, why: str, status: RunStatus) -> Run | None:
+    async def _retry(self, container: ContainerRecord, why: str, status: RunStatus) -> ContainerRecord | None:
         """Begin the container's next attempt; None where its report came just before."""
         job_id, number, attempt = container.job_id, container.number, container.attempt
         begun = await self._containers.next_attempt(
@@ -244,7 +259,7 @@ class ContainerJobs:
         if begun is None:
             return None
         _log.warning("attempt_lost", job=job_id, container=number, attempt=attempt, why=why)
-        return _run(begun)
+        return begun
 
     async def _give_up(self, container: ContainerRecord, why: str, status: RunStatus) -> None:
         """Fail a container that was lost and has no further attempt."""
@@ -277,11 +292,12 @@ class ContainerJobs:
 
     async def _cancel(self, job: JobRecord) -> Next:
         site = self._site(job)
+        doubtful = in_doubt(job, self._clock())
         runs = [_run(c) for c in await self._containers.live(job.id)]
         left = await site.end(runs, "the job was canceled") if runs else ()
         if left:
             return Wait(job, self._config.cancel_delay, f"{len(left)} containers are still being stopped")
-        if in_doubt(job, self._clock()):
+        if doubtful:
             return Wait(job, self._config.cancel_delay, "a submission to the site may still take effect")
         containers = await self._measured(job, await self._containers.list(job.id))
         fields = usage_fields(containers, job.input["cpus"])
@@ -290,24 +306,43 @@ class ContainerJobs:
 
     async def _finish(self, job: JobRecord) -> Next:
         """Let go of what was kept for a job that is over."""
+        doubtful = in_doubt(job, self._clock())
         await self._files.release_claims(job.id)
         await self._site(job).release(job.id)
-        if in_doubt(job, self._clock()):
+        if doubtful:
             return Wait(job, self._config.look_delay, "a submission to the site may still take effect")
         return Done(job)
 
 
 @dataclass(frozen=True)
 class _Held:
-    """What holds a job up: why for administrators, told for its owner."""
+    """What holds a job up: why for administrators, told for its owner, delay in seconds where it is to be looked at
+    later than usual."""
 
     why: str | None = None
     told: str | None = None
+    delay: float | None = None
 
 
-def _what_holds_up(statuses: Mapping[Run, RunStatus]) -> _Held:
+def _pause(container: ContainerRecord, now: datetime.datetime) -> float:
+    """Seconds before the current attempt may be submitted, where the ones before it never began."""
+    unbegun = 0
+    for lost in reversed(container.lost):
+        if not lost.blameless:
+            break
+        unbegun += 1
+    if not unbegun:
+        return 0.0
+    pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(unbegun - 1, 20))
+    return pause - (now - container.lost[-1].at).total_seconds()
+
+
+def _what_holds_up(statuses: Mapping[Run, RunStatus], paused: Sequence[tuple[ContainerRecord, float]]) -> _Held:
     """The first container that does not go on, and how many more there are."""
     held = [(run.container, status) for run, status in statuses.items() if status.holds_up]
+    for container, pause in paused:
+        why = f"its next attempt begins in {pause:.0f} seconds; {container.lost[-1].why}"
+        held.append((container.number, RunStatus(RunState.QUEUED, why, _NOT_BEGUN)))
     if not held:
         return _Held()
     more = f" ({len(held)} containers wait)" if len(held) > 1 else ""

@@ -80,9 +80,11 @@ def decide(
             return Decision(Action.END, f"its worker has not begun in {status.age:.0f} seconds")
         return Decision(Action.WAIT)
     silent = (now - max(container.seen, reachable_since)).total_seconds()
-    if status.age is not None:
-        # Where the engine has started it again, the silence before was the time in the queue.
-        silent = min(silent, status.age)
+    if restarts and status.age is not None and status.age < (now - container.seen).total_seconds():
+        # The engine has started it again since, and the one that it started has not come yet.
+        if status.age > _START_PATIENCE:
+            return Decision(Action.END, f"its worker has not begun again in {status.age:.0f} seconds")
+        return Decision(Action.WAIT)
     if silent > heartbeat_timeout:
         return Decision(Action.END, f"its worker has not been heard of for {silent:.0f} seconds")
     return Decision(Action.WAIT)

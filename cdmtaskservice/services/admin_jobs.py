@@ -96,7 +96,8 @@ class AdminJobs:
         """What the engine says of a container's run; empty before it was submitted."""
         job = await self._owned.find(job_id, None)
         container = await self.container(job_id, number)
-        return await self._site(job).runner_status(Run(job_id, number, container.run))
+        run, handles = Run(job_id, number, container.run), job.handles.get(self._site(job).info.kind, ())
+        return await self._site(job).runner_status(run, job.transitions[0].time, handles)
 
     async def set_meta(
         self, job_id: str, set_fields: Mapping[str, str | int | float], unset_keys: Collection[str]

@@ -119,7 +119,8 @@ def fetch(url: str, sha256: str) -> bytes:
             mismatched = True
         except urllib.error.HTTPError as error:
             why = f"{url} was answered {error.code}"
-            if error.code not in (408, 429) and error.code < 500:
+            # Anything else may be a proxy before a service that is away.
+            if error.code in (401, 403):
                 give_up(UNAVAILABLE, why)
         except (OSError, ValueError) as error:
             why = f"{url} cannot be fetched: {error}"

@@ -49,6 +49,11 @@ class SiteBase(Section):
     notes: Annotated[tuple[str, ...], one_or_many] = ()
     """Notes for users, shown with the site: a string or a list of strings."""
 
+    @property
+    def executor_time(self) -> timedelta:
+        """The longest that an executor may go on beside its container's runtime."""
+        return timedelta()
+
 
 def _is_regular_expression(value: str | None) -> str | None:
     try:
@@ -102,6 +107,11 @@ class LocalSite(SiteBase):
                 f"must be at least cpus_per_node, {per_node}, or a container of that size would wait for ever"
             )
         return cpus
+
+    @property
+    def executor_time(self) -> timedelta:
+        """The longest that an executor may go on beside its container's runtime."""
+        return self.keep_trying
 
     @property
     def cpus_at_once(self) -> int:
@@ -175,14 +185,20 @@ class HTCondorSite(SiteBase):
     vacate_time: Duration = Field(default=timedelta(seconds=60), ge=timedelta(seconds=15))
     """How long an executor has to stop its container when it is told to end, in seconds or as an ISO 8601 duration. The
     pool's own MachineMaxVacateTime may be shorter."""
-    max_releases: int = Field(default=5, ge=0, le=100)
-    """How often a job is released that is held for a reason which can pass, such as a failed transfer."""
+    max_releases: int = Field(default=20, ge=0, le=100)
+    """How often a job is released that is held for a reason which can pass, such as a failed transfer. The pauses grow
+    from 5 seconds to 10 minutes, so that 20 times last two hours and a half."""
     idle_at_once: int = Field(default=200, ge=1)
     """How many containers of one job wait in the queue at once; the schedd makes the rest as these start."""
     timeout: Duration = Field(default=timedelta(seconds=20), ge=timedelta(seconds=1))
     """How long the pool may take to answer a question, in seconds or as an ISO 8601 duration."""
     submit_timeout: Duration = Field(default=timedelta(seconds=60), ge=timedelta(seconds=1))
     """How long the schedd may take to take in a job, in seconds or as an ISO 8601 duration."""
+
+    @property
+    def executor_time(self) -> timedelta:
+        """The longest that an executor may go on beside its container's runtime."""
+        return self.keep_trying + self.transfer_time
 
 
 SiteSettings = Annotated[LocalSite | HTCondorSite, Field(discriminator="kind")]

@@ -21,10 +21,15 @@ class SiteUnreachableError(DependencyUnavailableError):
 
 
 class SubmissionRefusedError(SiteUnreachableError):
-    """The engine has said no to a submission as a whole, so that nothing of it has taken effect.
+    """Nothing of a submission has taken effect: the engine has said no to all of it, or was not even asked.
 
-    It is a matter for administrators and no fault of the job, which waits.
+    It is a matter for administrators and no fault of the job, which waits. told: the same for its owner, if there is
+    something to say.
     """
+
+    def __init__(self, message: str, told: str | None = None) -> None:
+        super().__init__(message)
+        self.told = told
 
 
 @dataclass(frozen=True, order=True)
@@ -187,6 +192,11 @@ class Site(Protocol):
         """Remove every file of the job at the site. Raises: SiteUnreachableError."""
         ...
 
-    async def runner_status(self, run: Run) -> Mapping[str, object]:
-        """The engine's own words on a run, without environment and tokens; empty where it has none."""
+    async def runner_status(
+        self, run: Run, since: datetime.datetime | None = None, handles: Sequence[str] = ()
+    ) -> Mapping[str, object]:
+        """The engine's own words on a run, without environment and tokens; empty where it has none.
+
+        since: before which it was not submitted. handles: what the engine calls what it was given of the job.
+        """
         ...

@@ -291,4 +291,4 @@ def _permissions(settings: AuthSettings) -> Permissions:
 
 def _token_lifetime(settings: Settings) -> float:
     """Executors must be able to report for as long as any of them keeps trying, and then some."""
-    return 86400 + max(site.keep_trying.total_seconds() for site in settings.sites)
+    return 86400 + max(site.executor_time.total_seconds() for site in settings.sites)

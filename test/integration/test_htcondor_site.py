@@ -16,7 +16,14 @@ from dataclasses import replace
 
 import pytest
 
-from cdmtaskservice.sites.base import Run, RunRequest, RunState, SiteInfo, SiteUnreachableError
+from cdmtaskservice.sites.base import (
+    Run,
+    RunRequest,
+    RunState,
+    SiteInfo,
+    SiteUnreachableError,
+    SubmissionRefusedError,
+)
 from cdmtaskservice.sites.htcondor.config import HTCondorSiteConfig, WorkerSetup
 from cdmtaskservice.sites.htcondor.gateway import Gateway
 from cdmtaskservice.sites.htcondor.site import HTCondorSite
@@ -324,3 +331,85 @@ async def test_a_run_between_queue_and_history_is_not_lost_at_once(site):
     for _ in range(2):
         status = (await site.poll(runs, lately()))[runs[0]]
         assert (status.state, status.holds_up) == (S.QUEUED, True)
+    # It was there, so that it may not be submitted as if it had never been.
+    ended = (await until_all(site, runs, S.ENDED))[runs[0]]
+    assert (ended.detail, ended.error) == (
+        "it has left HTCondor's queue, and the history has no record of it",
+        None,
+    )
+
+
+async def test_what_somebody_removes_before_it_was_its_turn_is_an_error(config, pool):
+    runs = runs_of(*range(500, 520))
+    async with running(replace(config, idle_at_once=1)) as site:
+        [cluster] = await site.submit(requests(runs, cpus=8))
+        await until_all(site, runs[:1], S.RUNNING)
+        pool.tool("condor_rm", cluster)
+        found = await until_all(site, runs, S.ENDED)
+    assert {str(s.error).partition(":")[0] for s in found.values()} == {
+        "somebody at the cluster, or a rule of it, has removed it from the queue"
+    }
+
+
+async def test_a_diagnosis_that_cannot_be_made_holds_up_nothing(config):
+    gateway = Gateway.of(config)
+    async with running(config, gateway) as site:
+        runs = runs_of(1)
+        await site.submit(requests(runs, cpus=4000))
+
+        async def unmatched():
+            found = await site._queue.ask({runs[0].job_id})
+            return found.procs[runs[0]].waits_unmatched
+
+        await eventually(unmatched, within=60.0)
+        asked, called = gateway.call, []
+
+        async def call(name, limit, /, **arguments):
+            called.append(name)
+            if name == "analyze":
+                raise SiteUnreachableError("too many slots")
+            return await asked(name, limit, **arguments)
+
+        gateway.call = call
+        status = (await site.poll(runs, lately()))[runs[0]]
+        assert (status.state, status.detail, "analyze" in called) == (S.QUEUED, None, True)
+        await site.end(runs, "the test is over")
+
+
+AGENT = """\
+import json, sys
+for line in sys.stdin.buffer:
+    request = json.loads(sys.stdin.buffer.read(int(line)))
+    answer = {"value": {"schedd": "s", "cluster": 1, "procs": 1}, "schedd": "s"}
+    user = request["arguments"].get("description", {}).get("accounting_group_user")
+    if user in ("ann", "ben"):
+        answer = {"error": "SCHEDD:1:too much memory", "refused": True, "schedd": "s"}
+    if user == "nobody":
+        answer = {"error": 'the schedd says "DENIED"', "refused": True, "schedd": "s"}
+    data = json.dumps(answer).encode()
+    sys.stdout.buffer.write(b"%d\\n" % len(data) + data)
+    sys.stdout.buffer.flush()
+"""
+
+
+async def test_a_job_that_is_refused_closes_the_site_to_nobody_else():
+    config = HTCondorSiteConfig(
+        SiteInfo("kbase", "htcondor", 1, 8, 8 * 10**9, 3600.0),
+        WorkerSetup("http://c", "/t", "http://c/x.sh", "http://s"),
+    )
+
+    async def open_after(site, *users: str) -> bool:
+        for user in users:
+            [request] = requests(runs_of(0))
+            with contextlib.suppress(SubmissionRefusedError):
+                await site.submit([replace(request, user=user)])
+        return (await site.health()).available
+
+    async with running(config, Gateway("kbase", command=(sys.executable, "-c", AGENT))) as site:
+        with pytest.raises(SubmissionRefusedError) as refusal:
+            await site.submit(requests(runs_of(0)))
+        assert "refuses to take it" in str(refusal.value.told)
+        assert await open_after(site, "ann", "ann")
+        assert not await open_after(site, "ben")
+        assert await open_after(site, "cid")  # whose job is taken
+        assert not await open_after(site, "nobody")

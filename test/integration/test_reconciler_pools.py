@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 
 import pytest
 
@@ -89,7 +90,9 @@ async def test_a_refused_submission_is_in_no_doubt(pool):
             job = await pool.jobs.get("j")
             return job if job.waiting == "no such account" else None
 
-        assert (await pool.until(told)).submitting_until is None
+        job = await pool.until(told)
+        assert job.submitting_until is None
+        assert job.told == "it is refused"
         pool.site.refused = None
         await pool.finish(R)
         await pool.until_state(S.COMPLETE)
@@ -149,14 +152,27 @@ async def test_an_attempt_that_never_began_does_not_count(pool):
         await pool.until_state(S.COMPLETE)
 
 
-async def test_attempts_that_never_begin_end_all_the_same(pool):
+async def test_attempts_that_never_begin_come_after_growing_pauses_and_fail_nothing(pool):
     async with pool.reconciling(step=pool.step(max_attempts=1)):
         await pool.submitted()
+        begun = []
         for attempt in range(1, 11):
             run = await pool.until_run(Run("j", 0, attempt))
-            pool.site.runs[run] = RunStatus(RunState.ENDED, "the code has changed", blameless=True)
-        job = await pool.until_state(S.ERROR)
-    assert "the site could not start it" in job.error
+            begun.append(pool.clock())
+            pool.site.runs[run] = RunStatus(RunState.ENDED, "no Python there", blameless=True)
+
+            async def told(attempt=attempt):
+                job = await pool.jobs.get("j")
+                lost = (await pool.containers.get("j", 0)).lost
+                return job if len(lost) == attempt and "no Python there" in (job.waiting or "") else None
+
+            job = await pool.until(told)
+            assert "its next attempt begins in" in job.waiting
+            assert "through no fault of its own" in job.told
+        pauses = [(b - a).total_seconds() for a, b in itertools.pairwise(begun)]
+        assert all(pause >= least for pause, least in zip(pauses, (5, 10, 20, 40, 80, 160, 320, 600, 600), strict=True))
+        await pool.finish(Run("j", 0, 11))
+        await pool.until_state(S.COMPLETE)
 
 
 async def test_a_run_that_would_fail_again_is_an_error_and_is_ended(pool):
@@ -240,3 +256,23 @@ async def test_why_a_job_waits_is_told_to_its_owner(pool):
             await pool.finish(Run("j", n, 1))
         job = await pool.until_state(S.COMPLETE)
         assert (await pool.until_settled()).told is None
+
+
+async def test_an_executor_that_was_started_again_has_time_to_come(pool):
+    pool.site.restarts_executors = True
+    async with pool.reconciling():
+        await pool.submitted()
+        await pool.begin(R, "a")
+        heard = pool.clock()
+
+        async def long_after():
+            pool.site.runs[R] = RunStatus(RunState.RUNNING, age=30.0)
+            return pool.clock() > heard + datetime.timedelta(minutes=5)
+
+        await pool.until(long_after)
+        assert not pool.site.ended
+        pool.site.runs[R] = RunStatus(RunState.RUNNING, age=3601.0)
+        await pool.finish(Run("j", 0, 2))
+        await pool.until_state(S.COMPLETE)
+    [lost] = (await pool.containers.get("j", 0)).lost
+    assert "has not begun again in 3601 seconds" in lost.why

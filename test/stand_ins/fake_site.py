@@ -84,7 +84,7 @@ class FakeSite:
     async def submit(self, requests: Sequence[RunRequest]) -> Sequence[str]:
         self._answer()
         if self.refused is not None:
-            raise SubmissionRefusedError(self.refused)
+            raise SubmissionRefusedError(self.refused, "it is refused")
         if self.lost_submits:
             self.lost_submits -= 1
             raise SiteUnreachableError("no answer")
@@ -133,7 +133,9 @@ class FakeSite:
         self._answer()
         self.cleaned.append(job_id)
 
-    async def runner_status(self, run: Run) -> Mapping[str, object]:
+    async def runner_status(
+        self, run: Run, since: datetime.datetime | None = None, handles: Sequence[str] = ()
+    ) -> Mapping[str, object]:
         self._answer()
         status = self.runs.get(run)
         return {"state": status.state.value} if status else {}

@@ -145,13 +145,14 @@ def test_a_removal_by_us_is_no_error_and_by_others_is():
     assert "2027-01-15T07:59:53Z" in str(other.detail)
 
 
-def test_exit_codes_are_told_in_words_and_changed_code_is_nobodys_fault():
+def test_exit_codes_are_told_in_words_and_a_worker_that_cannot_begin_is_no_attempt():
     def of(code: int):
         return ended(ad(JobStatus.COMPLETED, ExitCode=code))
 
     assert of(75).detail == "the service did not answer its executor for too long (exit code 75)"
     assert of(1).detail == "its executor ended (exit code 1)"
-    assert [of(code).blameless for code in (0, 75, 76)] == [False, False, True]
+    assert [of(code).blameless for code in (0, 70, 75, 137)] == [False] * 4
+    assert [of(code).blameless for code in (2, 64, 69, 73, 76, 78, 126, 127)] == [True] * 8
     assert ended(ad(4, ExitBySignal=True, ExitSignal=9)).detail == "its executor was killed by signal 9"
 
 
@@ -180,6 +181,11 @@ def test_procs_that_are_not_made_yet_are_queued():
         Run(JOB, 9, 2): ("12", RunState.QUEUED),
     }
     assert found.surplus == {}
+    assert {p.status.holds_up for p in found.procs.values()} == {False}
+    paused = cluster | {"JobMaterializePaused": 1, "JobMaterializePauseReason": "by hand"}
+    status = read_queue([paused], CONFIG).procs[Run(JOB, 9, 2)].status
+    assert (status.holds_up, status.detail) == (True, "HTCondor makes no more jobs of cluster 12: by hand")
+    assert status.told is not None
     del cluster["JobMaterializeNextProcId"]  # an ordinary cluster: all its procs are there
     assert read_queue([cluster], CONFIG).procs == {}
 
@@ -234,10 +240,14 @@ def test_runs_of_the_configured_size_are_read_back():
 
 
 @pytest.mark.parametrize(
-    ("reason", "age", "force"),
-    [("CTS: silent", 89, False), ("CTS: silent", 90, True), ("via condor_rm (by user root)", 9999, False)],
+    ("reason", "age", "unconfirmed", "ours"),
+    [
+        ("CTS: silent", 89, False, True),
+        ("CTS: silent", 90, True, True),
+        ("via condor_rm (by user root)", 9999, True, False),
+    ],
 )
-def test_a_removal_by_us_that_no_worker_confirms_is_forced(reason, age, force):
+def test_a_removal_that_no_worker_confirms_is_noticed(reason, age, unconfirmed, ours):
     document = ad(JobStatus.REMOVED, RemoveReason=reason, EnteredCurrentStatus=NOW - age)
     proc = read_queue([document], CONFIG).procs[Run(JOB, 3, 1)]
-    assert (proc.force, proc.status.state) == (force, RunState.RUNNING)
+    assert (proc.unconfirmed, proc.ours, proc.status.state) == (unconfirmed, ours, RunState.RUNNING)

@@ -1,10 +1,37 @@
-"""Taking a job's requirements apart."""
+"""Choosing a schedd, and taking a job's requirements apart."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdmtaskservice.sites.htcondor.agent import conjuncts
+from cdmtaskservice.sites.htcondor.agent import Refused, choose_schedd, conjuncts
+
+A, B = {"Name": "a@one", "Machine": "one"}, {"Name": "b@one", "Machine": "one"}
+C = {"Name": "two", "Machine": "two"}
+
+
+@pytest.mark.parametrize(
+    ("ads", "named", "usual", "chosen"),
+    [
+        ([C], None, None, C),
+        ([C], None, "here", C),  # SCHEDD_HOST is this machine unless somebody has set it
+        ([A, C], "two", None, C),
+        ([A, C], "one", None, A),
+        ([A, B, C], "b@one", "two", B),
+        ([A, C], None, "two", C),
+    ],
+)
+def test_the_schedd_that_is_meant_is_chosen(ads, named, usual, chosen):
+    assert choose_schedd(ads, named, usual, "here") is chosen
+
+
+@pytest.mark.parametrize(
+    ("ads", "named", "usual"),
+    [([C], "one", None), ([C], None, "one"), ([A, B], "one", None), ([A, C], None, None), ([A, C], None, "here")],
+)
+def test_no_other_schedd_stands_in_for_one_that_is_away(ads, named, usual):
+    with pytest.raises(Refused):
+        choose_schedd(ads, named, usual, "here")
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,11 @@ def test_what_is_asked_for():
 
 
 def test_what_a_proc_is_known_by():
-    told = describe(CONFIG, [request(0), request(1), request(7, 2)], SHA)
+    three = [request(0), request(1), request(7, 2)]
+    told = describe(CONFIG, three, SHA)
     assert told["My.CTSJobID"] == '"6f7c-1"'
-    assert told["My.CTSRuns"] == '"0-1@1,7@2"'
+    assert "My.CTSRuns" not in told  # all its procs are made at once
+    assert describe(replace(CONFIG, idle_at_once=2), three, SHA)["My.CTSRuns"] == '"0-1@1,7@2"'
     assert items([request(0), request(7, 2)]) == [
         {"cts_container": "0", "cts_attempt": "1"},
         {"cts_container": "7", "cts_attempt": "2"},

@@ -17,6 +17,8 @@ from cdmtaskservice.sites.htcondor.submission import CODE_CHANGED, OURS, read_ru
 ATTRIBUTES: Sequence[str] = (
     *("ClusterId", "ProcId", "JobStatus", "EnteredCurrentStatus", "ServerTime", "NumJobStarts"),
     *("CTSJobID", "CTSContainerNumber", "CTSAttempt", "CTSRuns", "CTSReleases", "JobMaterializeNextProcId"),
+    *("JobMaterializePaused", "JobMaterializePauseReason"),
+    *("RequestCpus", "RequestMemory", "RequestDisk", "RequestGPUs"),
     *("HoldReason", "HoldReasonCode", "HoldReasonSubCode", "RemoveReason", "LastRejMatchReason"),
     *("ExitBySignal", "ExitCode", "ExitSignal"),
     *("RemoteUserCpu", "RemoteSysCpu", "RemoteWallClockTime", "ResidentSetSize"),
@@ -25,12 +27,17 @@ ATTRIBUTES: Sequence[str] = (
 
 Ad = Mapping[str, Any]
 
+_PAUSED = "the cluster does not start more of the job's containers just now"
+
 _CONFIRMATION = 30.0
 """Seconds beyond the time that an executor has to stop in which its worker must confirm that it is removed. One that is
 dead never does, and the schedd would wait for it until the job's lease is over."""
 
 _FIRST_RELEASE_AFTER = 5.0
 _LONGEST_RELEASE_AFTER = 600.0
+
+_WORKERS_FAULT = frozenset({2, 64, 69, 73, CODE_CHANGED, 78, 126, 127})
+"""Exit codes of executors that end before they have begun: the next may find a better worker, or a mended one."""
 
 _EXIT_CODES = {
     0: "its executor ended in good order",
@@ -64,8 +71,9 @@ class Proc:
     """A run in the queue or the history.
 
     proc: None where it is not in the queue yet, as the cluster makes its procs one after the other. release: it is
-    held, and should be released now; releases: how often that has been done. force: we have removed it, and its worker
-    does not confirm that, so that it must be taken from the queue without.
+    held, and should be released now; releases: how often that has been done. unconfirmed: it has been removed, and its
+    worker does not confirm that, so that only force takes it from the queue. ours: it was we who removed it. asks: what
+    machines it asks for.
     """
 
     run: Run
@@ -75,7 +83,9 @@ class Proc:
     release: bool = False
     releases: int = 0
     waits_unmatched: bool = False
-    force: bool = False
+    unconfirmed: bool = False
+    ours: bool = False
+    asks: tuple[object, ...] = ()
 
     @property
     def name(self) -> str:
@@ -133,8 +143,12 @@ def _procs(ad: Ad, config: HTCondorSiteConfig) -> Iterable[Proc]:
     if not isinstance(proc, int) or proc < 0:
         made = ad.get("JobMaterializeNextProcId")
         if isinstance(made, int):
+            status = RunStatus(RunState.QUEUED, handle=str(cluster))
+            if ad.get("JobMaterializePaused"):
+                why = ad.get("JobMaterializePauseReason") or "no reason is given"
+                detail = f"HTCondor makes no more jobs of cluster {cluster}: {why}"
+                status = replace(status, detail=detail, told=_PAUSED)
             for number, tried in read_runs(str(ad.get("CTSRuns") or ""))[made:]:
-                status = RunStatus(RunState.QUEUED, handle=str(cluster))
                 yield Proc(Run(job, number, tried), cluster, None, status)
         return
     container, attempt = ad.get("CTSContainerNumber"), ad.get("CTSAttempt")
@@ -150,12 +164,13 @@ def _in_queue(ad: Ad, proc: Proc, config: HTCondorSiteConfig) -> Proc:
         return _held(ad, replace(proc, status=known), config)
     if status == JobStatus.IDLE:
         waits = age is not None and age >= config.unmatched_after and bool(ad.get("LastRejMatchReason"))
-        return replace(proc, status=replace(known, state=RunState.QUEUED), waits_unmatched=waits)
+        asks = tuple(ad.get(f"Request{what}") for what in ("Cpus", "Memory", "Disk", "GPUs"))
+        return replace(proc, status=replace(known, state=RunState.QUEUED), waits_unmatched=waits, asks=asks)
     if status == JobStatus.REMOVED:
         reason = str(ad.get("RemoveReason"))
         known = replace(known, detail=f"it is being removed: {reason}")
         late = age is not None and age >= config.vacate_time + _CONFIRMATION
-        return replace(proc, status=known, force=late and reason.startswith(OURS))
+        return replace(proc, status=known, unconfirmed=late, ours=reason.startswith(OURS))
     if status == JobStatus.SUSPENDED:
         known = replace(known, detail="it is suspended by its worker")
     elif status == JobStatus.COMPLETED:
@@ -204,7 +219,7 @@ def ended(ad: Ad) -> RunStatus:
         return replace(status, detail=f"its executor was killed by signal {ad.get('ExitSignal')}")
     code = ad.get("ExitCode")
     words = _EXIT_CODES.get(code, "its executor ended") if isinstance(code, int) else "its executor ended"
-    return replace(status, detail=f"{words} (exit code {code})", blameless=code == CODE_CHANGED)
+    return replace(status, detail=f"{words} (exit code {code})", blameless=code in _WORKERS_FAULT)
 
 
 def usage(ad: Ad) -> Usage:

@@ -8,7 +8,8 @@ site has its own. And only a process can be ended for certain when it takes too 
 
 Requests come on standard input and answers go to standard output, one at a time: a line with the number of bytes, and
 then JSON. A request is `{"call": NAME, "arguments": {...}}`; an answer `{"value": ...}` or `{"error": TEXT, "refused":
-BOOL}`, where `refused` says that the pool has answered, and said no.
+BOOL}`, where `refused` says that the pool has answered, and said no. Both carry `schedd`, the name of the one that is
+used, which from then on is the only one that will do: another one knows nothing of the jobs.
 
 Standard library and the bindings only.
 """
@@ -46,6 +47,8 @@ class Pool:
         self._host = collector
         self._name = schedd
         self._schedd: Any = None
+        self.found: str | None = None
+        """The name of the schedd that has been used."""
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Make one of the calls by its name."""
@@ -88,7 +91,10 @@ class Pool:
         return [self._plain(ad) for ad in found]
 
     def do_history(self, constraint: str, attributes: Sequence[str], since: str, most: int) -> list[dict[str, Any]]:
-        """Ads of jobs that have left the queue, the latest first, back to the first that `since` is true of."""
+        """Ads of jobs that have left the queue, the latest first, back to the first that `since` is true of.
+
+        `since` is tried on everybody's jobs. most: so many ads at most; -1 for all.
+        """
         found = self._located().history(constraint, list(attributes), match=most, since=since or None)
         return [self._plain(ad) for ad in found]
 
@@ -124,8 +130,8 @@ class Pool:
         found = self._collector().query(self._htcondor.AdType.Startd, constraint, list(attributes))
         return [self._plain(ad) for ad in found]
 
-    def do_analyze(self, job: str) -> dict[str, Any]:
-        """How the pool's slots meet the requirements of a queued job.
+    def do_analyze(self, job: str) -> dict[str, Any] | None:
+        """How the pool's slots meet the requirements of a queued job; None where it is not queued any more.
 
         Each slot is looked at as if nothing were running on it. Returns `slots`, how many there are; `matching`;
         `rejecting`, those that would have the job but for their own policy; `clauses`, the parts of the job's
@@ -134,7 +140,7 @@ class Pool:
         cluster, _, proc = job.partition(".")
         found = self._located().query(constraint=f"ClusterId == {int(cluster)} && ProcId == {int(proc)}", limit=1)
         if not found:
-            return {"slots": 0, "matching": 0, "rejecting": 0, "clauses": [], "said": None}
+            return None
         ad = found[0]
         offered = self._collector().query(self._htcondor.AdType.Startd, "DynamicSlot =!= true")
         slots = [self._emptied(slot) for slot in offered]
@@ -177,18 +183,14 @@ class Pool:
         ads = self._collector().query(self._htcondor.AdType.Schedd)
         if not ads:
             raise self._htcondor.HTCondorException("the collector knows of no schedd")
-        names = sorted(str(ad["Name"]) for ad in ads)
-        # By default SCHEDD_HOST is this machine, which need not have one.
-        usual = self._htcondor.param.get("SCHEDD_HOST")
-        for wanted in [self._name] if self._name else [usual] if usual else []:
-            for ad in ads:
-                if wanted in (ad["Name"], ad.get("Machine")):
-                    return ad
-        if self._name:
-            raise Refused(f"the collector knows of no schedd {self._name}; it knows {', '.join(names)}")
-        if len(ads) > 1:
-            raise Refused(f"the pool has several schedds, so name one of them as the site's schedd: {', '.join(names)}")
-        return ads[0]
+        ad = choose_schedd(
+            ads,
+            named=self.found or self._name,
+            usual=self._htcondor.param.get("SCHEDD_HOST"),
+            here=self._htcondor.param.get("FULL_HOSTNAME"),
+        )
+        self.found = str(ad["Name"])
+        return ad
 
     def _plain(self, ad: Any) -> dict[str, Any]:
         return {name: self._value(ad, name) for name in ad}
@@ -198,6 +200,28 @@ class Pool:
         if isinstance(value, self._classad.ExprTree):
             value = value.eval(ad)
         return value if isinstance(value, (str, int, float, bool)) else _text(value)
+
+
+def choose_schedd(ads: Sequence[Any], named: str | None, usual: str | None, here: str | None) -> Any:
+    """The ad of the schedd to use: never of another one because the right one is away.
+
+    named: as in the site's settings, or that was used before. usual: SCHEDD_HOST, by default this machine, `here`,
+    which need not have one. Raises Refused.
+    """
+    names = ", ".join(sorted(str(ad["Name"]) for ad in ads))
+    wanted = named or usual
+    if wanted:
+        exact = [ad for ad in ads if ad["Name"] == wanted]
+        found = exact or [ad for ad in ads if ad.get("Machine") == wanted]
+        if len(found) > 1:
+            raise Refused(f"there are several schedds on {wanted}, so name one as the site's schedd: {names}")
+        if found:
+            return found[0]
+        if named or wanted != here:
+            raise Refused(f"the collector knows of no schedd {wanted} now; it knows {names}")
+    if len(ads) > 1:
+        raise Refused(f"the pool has several schedds, so name one of them as the site's schedd: {names}")
+    return ads[0]
 
 
 def conjuncts(expression: str) -> list[str]:
@@ -276,6 +300,7 @@ def serve(pool: Pool, requests: BinaryIO, answers: BinaryIO) -> None:
             answer = {"value": pool.call(request["call"], request["arguments"])}
         except Exception as error:
             answer = {"error": f"{error}" or type(error).__name__, "refused": isinstance(error, Refused)}
+        answer["schedd"] = pool.found
         data = json.dumps(answer).encode()
         answers.write(b"%d\n" % len(data) + data)
         answers.flush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,21 +46,26 @@ class Analysis:
 
 
 class Analyses:
-    """Makes analyses, each good for a minute: it takes a look at every slot of the pool."""
+    """Makes analyses, each good for a minute and for all that asks for the same: it looks at every slot of the pool."""
 
     def __init__(self, gateway: Gateway, limit: float) -> None:
         """limit: seconds for one of them."""
         self._gateway = gateway
         self._limit = limit
-        self._made: dict[str, tuple[float, Analysis]] = {}
+        self._made: dict[Hashable, tuple[float, Analysis]] = {}
 
-    async def of(self, job: str) -> Analysis:
-        """The analysis of `cluster.proc`. Raises: SiteUnreachableError."""
+    async def of(self, job: str, asks: Hashable) -> Analysis | None:
+        """The analysis of `cluster.proc`, which asks for `asks`; None where it is queued no more.
+
+        Raises: SiteUnreachableError.
+        """
         now = time.monotonic()
-        known = self._made.get(job)
+        known = self._made.get(asks)
         if known is not None and now - known[0] < _GOOD_FOR:
             return known[1]
-        found: Mapping[str, Any] = await self._gateway.call("analyze", self._limit, job=job)
+        found: Mapping[str, Any] | None = await self._gateway.call("analyze", self._limit, vital=False, job=job)
+        if found is None:
+            return None
         analysis = Analysis(
             found["slots"],
             found["matching"],
@@ -70,5 +75,5 @@ class Analyses:
         )
         if len(self._made) >= _KEPT:
             self._made = {name: made for name, made in self._made.items() if now - made[0] < _GOOD_FOR}
-        self._made[job] = now, analysis
+        self._made[asks] = now, analysis
         return analysis

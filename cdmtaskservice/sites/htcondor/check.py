@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +50,8 @@ WORKER_FINDINGS: Mapping[int, tuple[str, str]] = {
 }
 
 _CALL = 20.0
+_CLOCKS_APART = 3600
+"""Seconds by which the schedd's clock and this one may be apart."""
 _POLL = 0.5
 _MACHINE = ("Machine", "TotalSlotCpus", "TotalSlotMemory", "TotalSlotGPUs", "Cpus", "Memory", "GPUs")
 _TRANSFERS = "HasFileTransferPluginMethods"
@@ -171,13 +175,25 @@ async def _worker(
         return
     yield Finding("submit", True, f"the schedd takes jobs: {taken['cluster']}.0")
     constraint = f'CTSJobID == "{job}"'
+    name = f"{taken['cluster']}.0"
     try:
-        yield await _outcome(config, gateway, constraint, f"{taken['cluster']}.0", patience)
+        yield await _outcome(config, gateway, constraint, name, patience)
+    except SiteUnreachableError as error:
+        yield Finding("worker", False, error.message, "the schedd took the job, and does not answer since")
     finally:
         # Shielded, since an interruption must not leave it behind.
-        await asyncio.shield(
-            gateway.call("act", _CALL, action="Remove", jobs=constraint, reason=f"{OURS}the check is over")
-        )
+        gone = await asyncio.shield(_removed(gateway, constraint))
+    if not gone:
+        yield Finding("worker", False, f"the job {name} may still be in the queue", f"remove it: condor_rm {name}")
+
+
+async def _removed(gateway: Gateway, constraint: str) -> bool:
+    for _ in range(2):  # the first call after one that hung is a ping
+        with suppress(SiteUnreachableError):
+            await gateway.call("ping", _CALL)
+            await gateway.call("act", _CALL, action="Remove", jobs=constraint, reason=f"{OURS}the check is over")
+            return True
+    return False
 
 
 async def _outcome(
@@ -185,11 +201,20 @@ async def _outcome(
 ) -> Finding:
     loop = asyncio.get_running_loop()
     end = loop.time() + patience
+    begun = time.time()
     idle = True
     while loop.time() < end:
         queued = await gateway.call("query", _CALL, constraint=constraint, attributes=ATTRIBUTES)
         if not queued:
-            past = await gateway.call("history", _CALL, constraint=constraint, attributes=ATTRIBUTES, since="", most=1)
+            past = await gateway.call(
+                "history",
+                3 * _CALL,
+                vital=False,
+                constraint=constraint,
+                attributes=ATTRIBUTES,
+                since=f"CTSJobID isnt undefined && EnteredCurrentStatus < {int(begun) - _CLOCKS_APART}",
+                most=1,
+            )
             if past:
                 return judge(past[0])
         elif queued[0].get("JobStatus") == JobStatus.HELD:
@@ -198,10 +223,9 @@ async def _outcome(
             idle = queued[0].get("JobStatus") == JobStatus.IDLE
         await asyncio.sleep(_POLL)
     if idle:
-        why = (await Analyses(gateway, _CALL).of(name)).told_to_admins()
-        return Finding(
-            "worker", False, f"no worker took the job in {patience:g} seconds: {why}", "wait, or see the pool"
-        )
+        analysis = await Analyses(gateway, _CALL).of(name, name)
+        why = f": {analysis.told_to_admins()}" if analysis is not None else ""
+        return Finding("worker", False, f"no worker took the job in {patience:g} seconds{why}", "wait, or see the pool")
     return Finding("worker", False, f"the job did not end in {patience:g} seconds", "see the worker's StarterLog")
 
 

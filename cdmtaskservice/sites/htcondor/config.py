@@ -81,7 +81,7 @@ class HTCondorSiteConfig:
     transfer_time: float = 86400.0
     vacate_time: float = 60.0
     max_starts: int = 3
-    max_releases: int = 5
+    max_releases: int = 20
     unmatched_after: float = 10.0
     idle_at_once: int = 200
     timeout: float = 20.0

@@ -6,8 +6,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +30,10 @@ class PoolHangsError(SiteUnreachableError):
     """The pool has not answered within the time of the call."""
 
 
+class PoolBusyError(SiteUnreachableError):
+    """The call was not made, since others take too long."""
+
+
 class Gateway:
     """Starts the agent when it is first needed, and ends it where a call takes too long.
 
@@ -49,11 +53,9 @@ class Gateway:
     ) -> None:
         """site: its name, for messages. The rest: as in `HTCondorSiteConfig`. command: starts the agent."""
         self._site = site
-        self._command = [
-            *command,
-            *([f"--collector={collector}"] if collector else []),
-            *([f"--schedd={schedd}"] if schedd else []),
-        ]
+        self._command = [*command, *([f"--collector={collector}"] if collector else [])]
+        self._schedd = schedd
+        """The one to use. Where none was named, the first that was found stays the one."""
         self._environment = _environment(condor_config, token_directory)
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
@@ -70,22 +72,24 @@ class Gateway:
             token_directory=config.token_directory,
         )
 
-    async def call(self, name: str, limit: float, /, **arguments: Any) -> Any:
+    async def call(self, name: str, limit: float, /, *, vital: bool = True, turn: float = 0.0, **arguments: Any) -> Any:
         """What the agent's call `name` returns.
 
-        limit: seconds for the call itself. Raises: PoolRefusedError, and SiteUnreachableError where it is not known
+        limit: seconds for the call itself. vital: if it takes longer, the pool hangs. turn: if not 0, seconds within
+        which it must begin. Raises: PoolRefusedError, PoolBusyError, and SiteUnreachableError where it is not known
         what became of the call.
         """
-        async with self._turn:
+        async with self._in_turn(turn):
             if self._hangs is not None and name != "ping":
-                raise PoolHangsError(self._hangs)
+                raise PoolBusyError(self._hangs)
             try:
                 async with asyncio.timeout(limit):
                     answer = await self._exchange({"call": name, "arguments": arguments})
             except TimeoutError:
-                self._hangs = f"site {self._site}: HTCondor has not answered {name} within {limit:g} seconds"
+                why = f"site {self._site}: HTCondor has not answered {name} within {limit:g} seconds"
+                self._hangs = why if vital else None
                 await self.close()
-                raise PoolHangsError(self._hangs) from None
+                raise PoolHangsError(why) from None
             except (OSError, EOFError, ValueError) as error:
                 await self.close()
                 raise SiteUnreachableError(f"site {self._site}: the agent for HTCondor died: {error}") from error
@@ -94,6 +98,7 @@ class Gateway:
                 self._kill()
                 raise
         self._hangs = None
+        self._schedd = answer.get("schedd") or self._schedd
         if "error" in answer:
             kind = PoolRefusedError if answer["refused"] else SiteUnreachableError
             raise kind(f"site {self._site}: {name}: {str(answer['error'])[:_WORDS]}")
@@ -111,10 +116,23 @@ class Gateway:
         if process is not None:
             await process.wait()
 
+    @asynccontextmanager
+    async def _in_turn(self, within: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(within or None):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise PoolBusyError(f"site {self._site}: other calls to HTCondor take too long") from None
+        try:
+            yield
+        finally:
+            self._turn.release()
+
     async def _exchange(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
+                *([f"--schedd={self._schedd}"] if self._schedd else []),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=self._environment,

@@ -6,11 +6,12 @@ queue is said by three attributes of their ads: CTSJobID, CTSContainerNumber and
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -27,25 +28,41 @@ from cdmtaskservice.sites.base import (
 )
 from cdmtaskservice.sites.htcondor import ads
 from cdmtaskservice.sites.htcondor.ads import Found, Proc
-from cdmtaskservice.sites.htcondor.analysis import Analyses, Analysis
+from cdmtaskservice.sites.htcondor.analysis import Analyses
 from cdmtaskservice.sites.htcondor.batch import Coalesced
 from cdmtaskservice.sites.htcondor.config import HTCondorSiteConfig
-from cdmtaskservice.sites.htcondor.gateway import Gateway, PoolRefusedError
+from cdmtaskservice.sites.htcondor.gateway import Gateway, PoolBusyError, PoolRefusedError
 from cdmtaskservice.sites.htcondor.submission import OURS, describe, items
 
 _log = structlog.get_logger(__name__)
 
-_LATE_ANSWERS = 10.0
-"""Seconds after a submission's time limit in which the schedd may still carry it out."""
+_LATE_ANSWERS = 20.0
+"""Seconds after a submission's time limit in which the schedd may still carry it out; `_SOON` twice is part of them."""
+
+_SOON = 5.0
+"""Seconds within which a submission must begin, or it is not made: until when it may take effect was noted before."""
 
 _MISSED_LOOKS, _MISSED_SECONDS = 3, 10.0
 """A run that was in the queue and is in neither queue nor history counts as gone after so many looks and seconds."""
 
+_ATTEMPTS = 100_000
+"""More than any container has."""
+
 _NAMED_CONTAINERS = 200
 """The history is asked for so many containers of a job by number, and for more of them by the job alone."""
 
+_EARLIER_RECORDS = 16
+"""Of the wanted runs the history may have so many records more than one each, where one was submitted twice."""
+
 _REFUSAL_STANDS = 120.0
-"""Seconds for which a refused submission says that the site is not available."""
+"""Seconds for which a refused submission counts."""
+
+_REFUSED_ACCOUNT = '"DENIED"'
+"""In a refusal: it is the service's account that may not submit, whosever job it is."""
+
+_FORGOTTEN_AFTER = 3600.0
+"""Seconds after which what is known here of a job is dropped that nobody has asked about: another process may have
+brought it to its end."""
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
@@ -85,11 +102,10 @@ class HTCondorSite:
         self._queue = Coalesced(self._fetch_queue)
         self._history = Coalesced(self._fetch_history)
         self._analyses = Analyses(self._gateway, config.timeout)
-        self._known: dict[str, set[Run]] = {}
-        """By job, the runs that the schedd was seen to have."""
-        self._missed: dict[Run, tuple[int, float]] = {}
-        """Runs that it had and has not now: in how many looks, and since when."""
-        self._refused: tuple[str, float] | None = None
+        self._known: dict[str, _Seen] = {}
+        """By job, what the schedd was seen to have."""
+        self._refused: dict[str, tuple[str, float]] = {}
+        """By user, the last refusal of a job and until when it counts."""
 
     @property
     def info(self) -> SiteInfo:
@@ -104,32 +120,48 @@ class HTCondorSite:
         await self._gateway.close()
 
     async def health(self) -> SiteHealth:
-        """Whether the schedd answers, and has not just refused a submission."""
+        """Whether the schedd answers and takes jobs.
+
+        That it refuses what one user submits may be a matter of these jobs, and closes the site to nobody else.
+        """
         try:
             await self._gateway.call("ping", self._config.timeout)
         except SiteUnreachableError as error:
             return SiteHealth(False, error.message)
-        if self._refused is not None and time.monotonic() < self._refused[1]:
-            return SiteHealth(False, self._refused[0])
+        now = time.monotonic()
+        refusals = [why for why, until in self._refused.values() if now < until]
+        account = next((why for why in refusals if _REFUSED_ACCOUNT in why), None)
+        if account is not None or len(refusals) > 1:
+            return SiteHealth(False, account or refusals[-1])
         return SiteHealth(True)
 
     async def submit(self, requests: Sequence[RunRequest]) -> Sequence[str]:
         """Submit one cluster with a proc for each run. They must not be in the queue yet: `poll` tells."""
         if not requests:
             return ()
+        job, user = requests[0].run.job_id, requests[0].user
         try:
-            taken = await self._call(
+            async with asyncio.timeout(_SOON):
+                executable = await self._executable()
+            taken = await self._gateway.call(
                 "submit",
                 self._config.submit_timeout,
-                description=describe(self._config, requests, await self._executable()),
+                turn=_SOON,
+                description=describe(self._config, requests, executable),
                 items=items(requests),
             )
         except PoolRefusedError as error:
-            self._refused = error.message, time.monotonic() + _REFUSAL_STANDS
-            raise SubmissionRefusedError(error.message) from error
-        self._refused = None
-        job, cluster = requests[0].run.job_id, taken["cluster"]
-        self._known.setdefault(job, set()).update(r.run for r in requests)
+            self._refused[user] = error.message, time.monotonic() + _REFUSAL_STANDS
+            told = "the cluster refuses to take it as it is; it is tried again, and the administrators see the reason"
+            raise SubmissionRefusedError(error.message, told) from error
+        except (PoolBusyError, TimeoutError) as error:
+            raise SubmissionRefusedError(str(error) or "the executor's code is being packed") from error
+        self._refused.clear()
+        cluster = taken["cluster"]
+        seen = self._seen(job)
+        for request in requests:
+            seen.runs[request.run] = len(requests) <= self._config.idle_at_once
+            seen.missed.pop(request.run, None)
         _log.info("cluster_submitted", job=job, site=self.info.name, cluster=cluster, containers=len(requests))
         return (str(cluster),)
 
@@ -142,8 +174,9 @@ class HTCondorSite:
         statuses: dict[Run, RunStatus] = {}
         for run in runs:
             if (proc := found.procs.get(run)) is not None:
-                self._known.setdefault(run.job_id, set()).add(run)
-                self._missed.pop(run, None)
+                seen = self._seen(run.job_id)
+                seen.runs[run] = proc.proc is not None
+                seen.missed.pop(run, None)
                 statuses[run] = proc.status
         await self._tidy(found, {run.job_id for run in runs})
         absent = [run for run in runs if run not in statuses]
@@ -165,7 +198,8 @@ class HTCondorSite:
         jobs += [proc.name for proc in left if proc.cluster not in whole and proc.proc is not None]
         if jobs:
             await self._remove(jobs, reason)
-        await self._force([proc for proc in left if proc.force])
+        # Whoever removed them, and whatever for: that they are gone is what is wanted here.
+        await self._force([proc for proc in left if proc.unconfirmed])
         return [proc.run for proc in left]
 
     async def release(self, job_id: str) -> None:
@@ -175,13 +209,13 @@ class HTCondorSite:
         if waiting:
             await self._remove(sorted({proc.name for proc in waiting}), "the job is over")
         self._known.pop(job_id, None)
-        self._missed = {run: missed for run, missed in self._missed.items() if run.job_id != job_id}
 
     async def clean(self, job_id: str) -> None:
-        """What is left in the queue; HTCondor itself removes the files of a job when it ends."""
-        await self.release(job_id)
+        """Nothing to do: HTCondor itself removes the files of a job when it ends."""
 
-    async def runner_status(self, run: Run) -> Mapping[str, object]:
+    async def runner_status(
+        self, run: Run, since: datetime.datetime | None = None, handles: Sequence[str] = ()
+    ) -> Mapping[str, object]:
         """Chosen attributes of the run's ad, and of one that finds no machine HTCondor's analysis."""
         constraint = (
             f"CTSJobID == {json.dumps(run.job_id)} && CTSContainerNumber == {run.container} "
@@ -189,12 +223,15 @@ class HTCondorSite:
         )
         found = await self._call("query", constraint=constraint, attributes=_SHOWN)
         if not found:
-            found = await self._call("history", constraint=constraint, attributes=_SHOWN, since="", most=1)
+            found = await self._ask_history(constraint, _SHOWN, since, 1)
         if not found:
             return {}
         ad: dict[str, object] = {name: found[0][name] for name in _SHOWN if found[0].get(name) is not None}
         if ad.get("JobStatus") == ads.JobStatus.IDLE:
-            ad["Analysis"] = (await self._analyses.of(f"{ad['ClusterId']}.{ad['ProcId']}")).told_to_admins()
+            name = f"{ad['ClusterId']}.{ad['ProcId']}"
+            analysis = await self._analyses.of(name, name)
+            if analysis is not None:
+                ad["Analysis"] = analysis.told_to_admins()
         return ad
 
     # Asking the pool
@@ -207,36 +244,64 @@ class HTCondorSite:
         return ads.read_queue(found, self._config)
 
     async def _fetch_history(self, wanted: Collection[tuple[Run, datetime.datetime | None]]) -> Mapping[Run, Proc]:
-        by_job: dict[str, list[int]] = {}
+        by_job: dict[str, list[Run]] = {}
         for run, _ in wanted:
-            by_job.setdefault(run.job_id, []).append(run.container)
+            by_job.setdefault(run.job_id, []).append(run)
         named = [
-            f"(CTSJobID == {json.dumps(job)} && member(CTSContainerNumber, {{{','.join(map(str, sorted(numbers)))}}}))"
-            for job, numbers in by_job.items()
-            if len(numbers) <= _NAMED_CONTAINERS
+            f"(CTSJobID == {json.dumps(job)} && member(CTSContainerNumber * {_ATTEMPTS} + CTSAttempt, "
+            f"{{{','.join(str(r.container * _ATTEMPTS + r.attempt) for r in runs)}}}))"
+            for job, runs in by_job.items()
+            if len(runs) <= _NAMED_CONTAINERS
         ]
-        whole = [job for job, numbers in by_job.items() if len(numbers) > _NAMED_CONTAINERS]
+        whole = [job for job, runs in by_job.items() if len(runs) > _NAMED_CONTAINERS]
         constraint = " || ".join([*named, *([f"({_of_jobs(whole)})"] if whole else [])])
-        oldest = min((since or _EPOCH).timestamp() for _, since in wanted) - self._config.history_margin
-        found = await self._call(
+        oldest = min((since or _EPOCH for _, since in wanted), default=_EPOCH)
+        most = -1 if whole else len(wanted) + _EARLIER_RECORDS
+        return ads.read_history(await self._ask_history(constraint, ads.ATTRIBUTES, oldest, most), self._config)
+
+    async def _ask_history(
+        self, constraint: str, attributes: Sequence[str], since: datetime.datetime | None, most: int
+    ) -> Any:
+        """Records of our own jobs. That the history is long does not mean that the pool hangs."""
+        # The records are in the order in which jobs left the queue; other people's may have stayed there for long.
+        oldest = int((since or _EPOCH).timestamp() - self._config.history_margin)
+        until = f"CTSJobID isnt undefined && EnteredCurrentStatus < {oldest}" if since is not None else ""
+        return await self._gateway.call(
             "history",
+            self._config.submit_timeout,
+            vital=False,
             constraint=constraint,
-            attributes=ads.ATTRIBUTES,
-            since=f"EnteredCurrentStatus < {int(oldest)}",
-            most=-1,
+            attributes=attributes,
+            since=until,
+            most=most,
         )
-        return ads.read_history(found, self._config)
+
+    def _seen(self, job_id: str) -> _Seen:
+        now = time.monotonic()
+        if job_id not in self._known:
+            self._known = {j: s for j, s in self._known.items() if now - s.asked < _FORGOTTEN_AFTER}
+        seen = self._known.setdefault(job_id, _Seen())
+        seen.asked = now
+        return seen
 
     def _unknown(self, run: Run) -> RunStatus:
         """A run that is nowhere. One that was there a moment ago may be between the queue and the history."""
-        if run not in self._known.get(run.job_id, ()):
+        seen = self._known.get(run.job_id)
+        if seen is None or run not in seen.runs:
             return RunStatus(RunState.UNKNOWN)
         now = time.monotonic()
-        looks, since = self._missed.get(run, (0, now))
-        self._missed[run] = looks + 1, since
+        looks, since = seen.missed.get(run, (0, now))
+        seen.missed[run] = looks + 1, since
         if looks + 1 < _MISSED_LOOKS or now - since < _MISSED_SECONDS:
             return RunStatus(RunState.QUEUED, "HTCondor lists it neither in its queue nor in its history just now")
-        return RunStatus(RunState.UNKNOWN)
+        if seen.runs[run]:
+            return RunStatus(RunState.ENDED, "it has left HTCondor's queue, and the history has no record of it")
+        # It was never made a job of its own, so that there can be no record.
+        return RunStatus(
+            RunState.ENDED,
+            "its cluster was removed from HTCondor's queue before it was its turn",
+            error="somebody at the cluster, or a rule of it, has removed it from the queue",
+        )
 
     # Doing something about it
 
@@ -246,7 +311,8 @@ class HTCondorSite:
         for reason, names in surplus.items():
             _log.warning("surplus_procs", site=self.info.name, procs=names, reason=reason)
             await self._remove(names, reason)
-        await self._force([proc for run, proc in found.procs.items() if proc.force and run.job_id in jobs])
+        dead = [p for run, p in found.procs.items() if p.unconfirmed and p.ours and run.job_id in jobs]
+        await self._force(dead)
         for run, proc in found.procs.items():
             if proc.release and run.job_id in jobs:
                 _log.info("hold_released", job=run.job_id, container=run.container, proc=proc.name)
@@ -274,18 +340,32 @@ class HTCondorSite:
         if not unmatched:
             return statuses
         explained = dict(statuses)
-        by_cluster: dict[int, Analysis] = {}
         for run in unmatched:
             proc = found.procs[run]
-            if proc.cluster not in by_cluster:
-                # All procs of a cluster ask for the same.
-                by_cluster[proc.cluster] = await self._analyses.of(proc.name)
-            analysis = by_cluster[proc.cluster]
-            if not analysis.matching:
+            try:
+                analysis = await self._analyses.of(proc.name, proc.asks)
+            except SiteUnreachableError as error:
+                # It only explains, and nothing may wait for that.
+                _log.warning("not_analyzed", job=run.job_id, proc=proc.name, error=error.message)
+                break
+            if analysis is not None and not analysis.matching:
                 explained[run] = replace(
                     proc.status, detail=analysis.told_to_admins(), told=analysis.told_to_owner(self.info.name)
                 )
         return explained
+
+
+@dataclass
+class _Seen:
+    """What the schedd was seen to have of a job.
+
+    runs: whether each was a proc of its own, or still to be made. missed: runs that it has not now, in how many looks,
+    and since when. asked: when the job was last asked about.
+    """
+
+    runs: dict[Run, bool] = field(default_factory=dict)
+    missed: dict[Run, tuple[int, float]] = field(default_factory=dict)
+    asked: float = 0.0
 
 
 def _of_jobs(jobs: Collection[str]) -> str:

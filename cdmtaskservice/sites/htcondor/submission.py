@@ -80,8 +80,6 @@ def describe(
         "My.CTSUser": f'"{_name(first.user)}"',
         "My.CTSContainerNumber": "$(cts_container)",
         "My.CTSAttempt": "$(cts_attempt)",
-        # For procs that are not in the queue yet.
-        "My.CTSRuns": f'"{write_runs([(r.run.container, r.run.attempt) for r in requests])}"',
     }
     if config.accounting_group:
         description["accounting_group"] = config.accounting_group
@@ -93,6 +91,8 @@ def describe(
         description["error"] = f"cts-{job}-$(cts_container)-$(cts_attempt).log"
     if len(requests) > config.idle_at_once:
         description["max_idle"] = str(config.idle_at_once)
+        # Which procs are not in the queue yet.
+        description["My.CTSRuns"] = f'"{write_runs([(r.run.container, r.run.attempt) for r in requests])}"'
     return description
 
 

@@ -122,7 +122,9 @@ class LocalSite:
         await self._on_disk(self._files.release, job_id, False)
         await self._wake_pump()
 
-    async def runner_status(self, run: Run) -> Mapping[str, object]:
+    async def runner_status(
+        self, run: Run, since: datetime.datetime | None = None, handles: Sequence[str] = ()
+    ) -> Mapping[str, object]:
         """State, process, times, exit code and the last lines of the executor's log."""
         status = (await self.poll([run]))[run]
         return await self._on_disk(self._describe, run, status)
