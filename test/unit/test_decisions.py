@@ -100,10 +100,21 @@ def test_an_engine_that_restarts_executors_is_left_to_it() -> None:
     assert decide(ENDING_SILENT, running, NOW, LONG_AGO, TIMEOUT, restarts=True).action is Action.END
 
 
-@pytest.mark.parametrize(("age", "action"), [(60.0, Action.WAIT), (61.0, Action.END)])
-def test_the_silence_of_a_restarted_executor_begins_with_its_start(age: float, action: Action) -> None:
-    """Before that it waited in the queue, for as long as it may."""
-    assert decide(container("c", 9999.0), RunStatus(R.RUNNING, age=age), NOW, LONG_AGO, TIMEOUT).action is action
+@pytest.mark.parametrize(
+    ("seen", "age", "action"),
+    [
+        (9999.0, 61.0, Action.WAIT),
+        (9999.0, 3600.0, Action.WAIT),
+        (9999.0, 3601.0, Action.END),
+        (61.0, 60.0, Action.WAIT),
+        (61.0, 61.0, Action.END),
+    ],
+)
+def test_an_executor_that_was_started_again_has_as_long_to_come_as_the_first(
+    seen: float, age: float, action: Action
+) -> None:
+    status = RunStatus(R.RUNNING, age=age)
+    assert decide(container("c", seen), status, NOW, LONG_AGO, TIMEOUT, restarts=True).action is action
 
 
 @pytest.mark.parametrize(("age", "action"), [(3600.0, Action.WAIT), (3601.0, Action.END), (None, Action.WAIT)])
