@@ -65,3 +65,8 @@ def combined(pieces: Sequence[tuple[int, int]]) -> int:
 def encoded(crc: int) -> str:
     """The form of S3 and of the protocol: 12 characters."""
     return base64.b64encode(crc.to_bytes(8, "big")).decode()
+
+
+def decoded(crc64nvme: str) -> int:
+    """The checksum of its 12 characters. Raises ValueError."""
+    return int.from_bytes(base64.b64decode(crc64nvme, validate=True), "big")

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Callable
 
 from .checksum import READ_SIZE, crc64nvme, encoded
-from .failures import ContainerFailure
+from .failures import LATER, RENEWED, ContainerFailure
 from .http_pool import SILENCE, HttpPool, NetworkError, Response
 from .jsonlog import Log, redacted
 from .order import InputFile
@@ -107,6 +107,7 @@ class Downloads:
                         raise ContainerFailure(
                             f"S3 does not let this job read the input file {wanted.file} any more (HTTP 403).",
                             f"GET {redacted(url)}: 403 with fresh URLs, {refused} times: {found}",
+                            RENEWED,
                         )
                     urls.renew(wanted.file, url)
                     if refused == 1:
@@ -127,6 +128,7 @@ class Downloads:
                         f"The input file {wanted.file} could not be downloaded: S3 did not give it for "
                         f"{self._patience:.0f} s.",
                         f"GET {redacted(url)}: {status or 'no answer'}: {found}",
+                        LATER,
                     )
 
 

@@ -20,13 +20,22 @@ EXIT_GAVE_UP = 75
 """The service did not answer for as long as the executor was told to keep trying, or the work directory is in use."""
 
 
-class ContainerFailure(Exception):
-    """The container cannot go on. `error` is for the job's owner, `admin_error` for administrators."""
+LATER = "later"
+RENEWED = "renewed"
 
-    def __init__(self, error: str, admin_error: str | None = None) -> None:
+
+class ContainerFailure(Exception):
+    """The container cannot go on. `error` is for the job's owner, `admin_error` for administrators.
+
+    again: where a transfer failed and may be tried once more: `LATER`, as something did not answer; `RENEWED`, with
+    other URLs, as these were refused.
+    """
+
+    def __init__(self, error: str, admin_error: str | None = None, again: str | None = None) -> None:
         super().__init__(error)
         self.error = error
         self.admin_error = admin_error
+        self.again = again
 
 
 class NotStarted(ContainerFailure):

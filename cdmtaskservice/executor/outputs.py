@@ -93,6 +93,20 @@ def walk(root: str) -> Sequence[Output]:
     return sorted(found, key=lambda o: o.path)
 
 
+def look(root: str, path: str) -> Output:
+    """The output at `path` below the directory `root`. Raises OutputRefused unless it is a regular file."""
+    *directories, name = path.split("/")
+    try:
+        with _directory(root, directories) as parent:
+            info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except OSError as error:
+        raise OutputRefused(f"The output {path} cannot be found.", f"{root}/{path}: {error}") from error
+    complaint = _complaint(path, info)
+    if complaint or stat.S_ISDIR(info.st_mode):
+        raise OutputRefused(f"Only regular files can be outputs: {complaint or f'{path} is a directory'}.")
+    return Output(path, info.st_size, info.st_dev, info.st_ino)
+
+
 def readable_by_us(root: str) -> bool:
     """Whether all that is below the directory `root` is this process's own, and can be read and removed by it."""
     todo = [""]

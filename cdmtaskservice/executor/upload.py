@@ -11,16 +11,16 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
 from .checksum import READ_SIZE, combined, crc64nvme, encoded
-from .failures import ContainerFailure
-from .fence import Closed
+from .failures import LATER, RENEWED, ContainerFailure
+from .fence import Closed, Fence
 from .http_pool import SILENCE, HttpPool, NetworkError
 from .jsonlog import Log, redacted
 from .outputs import Output, opened
 from .parallel import for_each
-from .protocol import Rejected, Service
+from .protocol import Rejected
 from .reporting import Progress
 from .retry import Retry
 from .stopping import Stop
@@ -60,7 +60,7 @@ class Uploaded:
 
 
 @dataclass
-class _Pending:
+class Pending:
     """A source on its way. pieces: (offset, size, checksum) of each PUT; etags: of the parts that are in S3."""
 
     source: Source
@@ -95,6 +95,23 @@ class _Pending:
         return {"stream": self.source.stream} if self.source.stream else {"path": self.source.output.path}
 
 
+class UploadService(Protocol):
+    """Who says where to upload."""
+
+    fence: Fence
+    """Closed while nothing may be written."""
+
+    def uploads(
+        self, files: Sequence[Mapping[str, object]], logs: Sequence[Mapping[str, object]]
+    ) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
+        """An upload for each, in their order. Raises Rejected."""
+        ...
+
+    def complete_uploads(self, files: Sequence[Mapping[str, object]], logs: Sequence[Mapping[str, object]]) -> None:
+        """The parts of these are all there."""
+        ...
+
+
 class Uploads:
     """The uploads of one container.
 
@@ -104,7 +121,7 @@ class Uploads:
 
     def __init__(
         self,
-        service: Service,
+        service: UploadService,
         progress: Progress,
         part_size: int,
         batch: int,
@@ -125,19 +142,20 @@ class Uploads:
         """Upload `sources`, and say where they are, in their order. Raises UploadRefused, naming the file."""
         uploaded: list[Uploaded] = []
         for start in range(0, len(sources), self._batch):
-            batch = self._checksummed(sources[start : start + self._batch], stop)
+            batch = self.checksummed(sources[start : start + self._batch], stop)
             try:
-                self._send_batch(batch, stop)
+                self.send_pending(batch, stop)
             except Rejected as error:
                 raise UploadRefused(f"The outputs were refused: {error}", f"/uploads: {error}") from error
             uploaded += [Uploaded(str(p.slot["file"]), p.crc) for p in batch]
         return uploaded
 
-    def _checksummed(self, sources: Sequence[Source], stop: Stop) -> list[_Pending]:
+    def checksummed(self, sources: Sequence[Source], stop: Stop) -> list[Pending]:
+        """Read `sources`, for the checksums of the pieces that they will be uploaded in."""
         batch = [self._planned(s) for s in sources]
         scope = Stop(stop)
 
-        def one(job: tuple[_Pending, int]) -> None:
+        def one(job: tuple[Pending, int]) -> None:
             pending, n = job
             offset, size, _ = pending.pieces[n]
             crc = 0
@@ -148,16 +166,17 @@ class Uploads:
         for_each([(p, n) for p in batch for n in range(len(p.pieces))], one, self._connections, scope)
         return batch
 
-    def _planned(self, source: Source) -> _Pending:
+    def _planned(self, source: Source) -> Pending:
         size = source.output.size
         if size > self._part_size * MOST_PARTS:
             raise UploadRefused(
                 f"The {source.label} has {size} bytes; no more than {self._part_size * MOST_PARTS} can be uploaded."
             )
         pieces = [(at, min(self._part_size, size - at), 0) for at in range(0, size, self._part_size)]
-        return _Pending(source, pieces or [(0, 0, 0)], in_parts=size > self._part_size)
+        return Pending(source, pieces or [(0, 0, 0)], in_parts=size > self._part_size)
 
-    def _send_batch(self, batch: Sequence[_Pending], stop: Stop) -> None:
+    def send_pending(self, batch: Sequence[Pending], stop: Stop) -> None:
+        """Upload all of `batch`. Raises UploadRefused, naming the file; Rejected."""
         stuck = 0
         left = list(batch)
         while left:
@@ -168,7 +187,7 @@ class Uploads:
             with HttpPool(scope, SILENCE, self._fence.check) as pool, self._fence.on_close(pool.break_off):
 
                 def one(
-                    job: tuple[_Pending, int],
+                    job: tuple[Pending, int],
                     pool: HttpPool = pool,
                     scope: Stop = scope,
                     refusals: list[str] = refusals,
@@ -186,6 +205,7 @@ class Uploads:
                 raise UploadRefused(
                     f"S3 does not let this job write the {left[0].source.label} (HTTP 403).",
                     f"403 with fresh URLs, {stuck} times: {refusals[:3]}",
+                    RENEWED,
                 )
             if left and stuck:
                 # Asking again at once would most likely be refused at once.
@@ -197,7 +217,7 @@ class Uploads:
                 [p.completion() for p in parts if p.source.stream],
             )
 
-    def _ask(self, left: Sequence[_Pending]) -> None:
+    def _ask(self, left: Sequence[Pending]) -> None:
         """Get URLs for what is left. Parts sent under another upload are not in this one."""
         files = [p for p in left if not p.source.stream]
         logs = [p for p in left if p.source.stream]
@@ -212,7 +232,7 @@ class Uploads:
                 pending.upload_id = slot.get("upload_id")
                 pending.etags.clear()
 
-    def _put(self, pending: _Pending, n: int, pool: HttpPool, stop: Stop, refusals: list[str]) -> str | None:
+    def _put(self, pending: Pending, n: int, pool: HttpPool, stop: Stop, refusals: list[str]) -> str | None:
         """PUT one piece. Its ETag, or None where the URL was refused and a fresh one is worth trying."""
         offset, size, _ = pending.pieces[n]
         target = pending.slot["parts"][n] if pending.in_parts else pending.slot
@@ -265,6 +285,7 @@ class Uploads:
                 raise UploadRefused(
                     f"The {label} could not be uploaded: S3 did not take it for {self._patience:.0f} s.",
                     f"PUT {redacted(url)}: {status or 'no answer'}: {found}",
+                    LATER,
                 )
 
     def _wait_at_the_fence(self, label: str, stop: Stop) -> float:

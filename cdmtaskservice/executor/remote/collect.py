@@ -1,0 +1,200 @@
+"""`collect`: what a JAWS run has left, read and checksummed where it lies.
+
+A run that succeeded has `outputs.json` in its output directory, with the paths of all outputs and logs; one that failed
+has `errors.json`, which holds the exit codes and the logs themselves of the containers that failed. Only files below
+that directory are taken, through no link.
+
+Plan: `output_dir`, `paths` (pairs of prefixes: what files are called where JAWS runs, and here), `workflow`, `task`
+(names in the WDL), `outputs_dir` (a step of the path: what follows it is the output's own), `containers` (how many),
+`failed` (whether the run did), `part_size`, `connections`, `mark` (begins a line by which the run's own script says
+what it found wrong).
+Result: `containers`, by number, each with `exit_code` (or null), `failure` (why it failed, or null), `script_failure`
+(in the script's words, for the job's owner, or null), `outputs` and `logs`: each `root`, `path` below it, `name` (an
+output's path below the output mount point, or a log's stream), `size`, `crc64nvme` and, where it is to be uploaded in
+parts, `parts`, each `size`, `crc64nvme`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..checksum import encoded
+from ..failures import LATER, ContainerFailure
+from ..fence import Fence
+from ..outputs import look
+from ..reporting import Progress
+from ..upload import Pending, Source, Uploads
+from .task import Task, write_aside
+
+STREAMS = ("stdout", "stderr")
+
+_MOST_WORDS = 4000
+"""The most characters of what JAWS says of a failure that are passed on."""
+
+
+def work(task: Task) -> Mapping[str, object]:
+    """Collect what the run of the plan left."""
+    plan = task.plan
+    containers = _failed(plan, task.directory) if plan["failed"] else _succeeded(plan)
+    sources = [s for c in containers for s in (*c.outputs, *c.logs)]
+    pending = {id(s): p for s, p in zip(sources, _checksummed(task, sources))}
+    return {"containers": [c.told(pending) for c in containers]}
+
+
+class _Container:
+    """What one container left."""
+
+    def __init__(self) -> None:
+        self.exit_code: int | None = None
+        self.failure: str | None = None
+        self.script_failure: str | None = None
+        self.outputs: list[Source] = []
+        self.logs: list[Source] = []
+        self.names: dict[int, str] = {}
+        """What outputs are called, by the identity of their source."""
+
+    def told(self, pending: Mapping[int, Pending]) -> Mapping[str, object]:
+        return {
+            "exit_code": self.exit_code,
+            "failure": self.failure,
+            "script_failure": self.script_failure,
+            "outputs": [_told(self.names[id(s)], pending[id(s)]) for s in self.outputs],
+            "logs": [_told(str(s.stream), pending[id(s)]) for s in self.logs],
+        }
+
+
+def _told(name: str, pending: Pending) -> Mapping[str, object]:
+    source = pending.source
+    parts = [{"size": size, "crc64nvme": encoded(crc)} for _, size, crc in pending.pieces]
+    return {
+        "root": source.root,
+        "path": source.output.path,
+        "name": name,
+        "size": source.output.size,
+        "crc64nvme": pending.crc,
+        "parts": parts if pending.in_parts else None,
+    }
+
+
+def _succeeded(plan: Mapping[str, Any]) -> Sequence[_Container]:
+    told = _read(plan, "outputs.json")
+    files = {key: told.get(f"{plan['workflow']}.{key}") for key in ("outputs", "stdouts", "stderrs")}
+    if any(not isinstance(v, list) or len(v) != plan["containers"] for v in files.values()):
+        raise ContainerFailure(
+            "JAWS did not tell of the job's outputs as it should.",
+            f"outputs.json does not have {plan['containers']} entries of {', '.join(files)} each: {str(told)[:1000]}",
+        )
+    containers = []
+    for outputs, stdout, stderr in zip(*files.values()):
+        container = _Container()
+        container.exit_code = 0
+        for path in outputs:
+            source = Source(plan["output_dir"], look(plan["output_dir"], _below(plan, path)))
+            _, mark, name = f"/{source.output.path}".partition(f"/{plan['outputs_dir']}/")
+            if not mark:
+                raise ContainerFailure("JAWS told of a file that is no output.", f"{path} is not of the job's outputs")
+            container.outputs.append(source)
+            container.names[id(source)] = name
+        for stream, path in zip(STREAMS, (stdout, stderr)):
+            root = plan["output_dir"]
+            container.logs.append(Source(root, look(root, _below(plan, path)), stream))
+        containers.append(container)
+    return containers
+
+
+def _failed(plan: Mapping[str, Any], directory: str) -> Sequence[_Container]:
+    calls = _read(plan, "errors.json").get("calls")
+    failed = calls.get(f"{plan['workflow']}.{plan['task']}", []) if isinstance(calls, dict) else []
+    containers = [_Container() for _ in range(plan["containers"])]
+    logs = os.path.join(directory, "logs")
+    os.makedirs(logs, exist_ok=True)
+    for call in failed:
+        number = call.get("shardIndex")
+        if not isinstance(number, int) or not 0 <= number < len(containers):
+            continue
+        container = containers[number]
+        code = call.get("returnCode")
+        container.exit_code = code if isinstance(code, int) else None
+        container.failure = _failure(call)
+        for stream in STREAMS:
+            text = call.get(f"{stream}Contents")
+            if isinstance(text, str):
+                write_aside(os.path.join(logs, f"{number}.{stream}"), text)
+                container.logs.append(Source(logs, look(logs, f"{number}.{stream}"), stream))
+        container.script_failure = _marked(call.get("stderrContents"), plan["mark"])
+    return containers
+
+
+def _failure(call: Mapping[str, Any]) -> str:
+    """What JAWS says of it, with the causes below."""
+    words = []
+    todo = list(call.get("failures") or ())
+    while todo:
+        failure = todo.pop(0)
+        if isinstance(failure, dict):
+            words.append(str(failure.get("message") or ""))
+            todo = [*(failure.get("causedBy") or ()), *todo]
+    return " / ".join(w for w in words if w)[:_MOST_WORDS] or "JAWS does not say why"
+
+
+def _marked(stderr: object, mark: str) -> str | None:
+    lines = stderr.splitlines() if isinstance(stderr, str) else []
+    return next((line[len(mark) :] for line in reversed(lines) if line.startswith(mark)), None)
+
+
+def _checksummed(task: Task, sources: Sequence[Source]) -> Sequence[Pending]:
+    uploads = Uploads(_Nowhere(), Progress(), task.plan["part_size"], 1, 0.0, task.plan["connections"], task.log)
+    return uploads.checksummed(sources, task.stop)
+
+
+class _Nowhere:
+    """No upload is asked for yet."""
+
+    def __init__(self) -> None:
+        self.fence = Fence()
+
+    def uploads(self, files: object, logs: object) -> Any:
+        raise NotImplementedError
+
+    def complete_uploads(self, files: object, logs: object) -> None:
+        raise NotImplementedError
+
+
+def _in(plan: Mapping[str, Any], name: str) -> str:
+    return os.path.join(plan["output_dir"], name)
+
+
+def _read(plan: Mapping[str, Any], name: str) -> dict[str, Any]:
+    path = _in(plan, name)
+    try:
+        with open(path, encoding="utf-8") as file:
+            told = json.load(file)
+    except (OSError, ValueError) as error:
+        # It may be on its way: the file systems are not the same.
+        raise ContainerFailure("JAWS has left no results.", f"{path}: {error}", LATER) from error
+    return told if isinstance(told, dict) else {}
+
+
+def _below(plan: Mapping[str, Any], path: object) -> str:
+    """The path of a file that JAWS told of, below the output directory."""
+    if not isinstance(path, str):
+        raise ContainerFailure("JAWS did not tell of the job's outputs as it should.", f"{path!r} is told as a file")
+    found = path
+    if found.startswith("/"):
+        for there, here in plan["paths"]:
+            if found.startswith(f"{there}/"):
+                found = here + found[len(there) :]
+                break
+        root = os.path.normpath(plan["output_dir"])
+        if not found.startswith(f"{root}/"):
+            raise ContainerFailure(
+                "JAWS told of a file outside of the job's results.", f"{path} is not below {plan['output_dir']}"
+            )
+        found = found[len(root) + 1 :]
+    steps = [s for s in found.split("/") if s not in ("", ".")]
+    if ".." in steps or not steps:
+        raise ContainerFailure("JAWS told of a file outside of the job's results.", f"{path!r} is no plain path")
+    return "/".join(steps)
