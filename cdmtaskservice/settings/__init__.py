@@ -1,5 +1,6 @@
 """The settings: a TOML file or a template of one, and `KBCTS_*` in the environment. Read in wiring only."""
 
+from cdmtaskservice.settings.jaws import JawsSettings, NerscSettings
 from cdmtaskservice.settings.loading import (
     Problem,
     SettingsError,
@@ -21,17 +22,20 @@ from cdmtaskservice.settings.models import (
     ServiceSettings,
     Settings,
 )
-from cdmtaskservice.settings.sites import HTCondorSite, LocalSite, SiteBase, SiteSettings
+from cdmtaskservice.settings.sites import HTCondorSite, JawsSite, LocalSite, SiteBase, SiteSettings
 
 __all__ = [
     "AuthSettings",
     "HTCondorSite",
     "ImageSettings",
+    "JawsSettings",
+    "JawsSite",
     "JobSettings",
     "KafkaSettings",
     "LocalSite",
     "LoggingSettings",
     "MongoSettings",
+    "NerscSettings",
     "Problem",
     "ReconcilerSettings",
     "RoleNames",

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import ByteSize, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from cdmtaskservice.settings.jaws import JawsSettings, NerscSettings
 from cdmtaskservice.settings.section import Section
 from cdmtaskservice.settings.sites import SiteSettings
 from cdmtaskservice.settings.values import (
@@ -330,6 +331,10 @@ class Settings(BaseSettings):
     """The loop that moves jobs."""
     logging: LoggingSettings = LoggingSettings()
     """What is logged, and how."""
+    nersc: NerscSettings = NerscSettings()
+    """NERSC, by its Superfacility API. Only JAWS sites need it."""
+    jaws: JawsSettings = JawsSettings()
+    """JAWS, which runs the jobs of JAWS sites."""
     sites: tuple[SiteSettings, ...] = Field(min_length=1)
     """The sites that jobs can be sent to, a table each."""
 
@@ -339,6 +344,21 @@ class Settings(BaseSettings):
         names = [site.name for site in sites]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"must have different names: {', '.join(twice)} stands there more than once")
+        return sites
+
+    @field_validator("sites")
+    @classmethod
+    def _jaws_can_be_reached(cls, sites: tuple[SiteSettings, ...], info: ValidationInfo) -> tuple[SiteSettings, ...]:
+        jaws = [site.name for site in sites if site.kind == "jaws"]
+        missing = [
+            f"{section}.{name}"
+            for section in ("nersc", "jaws")
+            if section in info.data
+            for name, value in info.data[section]
+            if value is None
+        ]
+        if jaws and missing:
+            raise ValueError(f"has the JAWS sites {', '.join(jaws)}, which need {', '.join(missing)}")
         return sites
 
     @classmethod

@@ -201,4 +201,13 @@ class HTCondorSite(SiteBase):
         return self.keep_trying + self.transfer_time
 
 
-SiteSettings = Annotated[LocalSite | HTCondorSite, Field(discriminator="kind")]
+class JawsSite(SiteBase):
+    """A site of JAWS."""
+
+    kind: Literal["jaws"]
+    """Which kind of engine runs the site's jobs, and so which other settings the site has: jaws, a site of JAWS."""
+    jaws_site: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    """What JAWS calls the site."""
+
+
+SiteSettings = Annotated[LocalSite | HTCondorSite | JawsSite, Field(discriminator="kind")]

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from cdmtaskservice.settings import (
     HTCondorSite,
+    JawsSite,
     LocalSite,
     Problem,
     Settings,
@@ -47,7 +48,20 @@ POOL = {
     "KBCTS_HTCONDOR_MEMORY_PER_NODE": "500GB",
     "KBCTS_HTCONDOR_TOKEN_FILE": "/etc/cts/worker.token",
 }
-SITES: tuple[type[BaseModel], ...] = (LocalSite, HTCondorSite)
+JAWS = {
+    "KBCTS_NERSC_USER": "cts",
+    "KBCTS_NERSC_CREDENTIALS_FILE": "/etc/cts/nersc.pem",
+    "KBCTS_NERSC_CODE_DIR": "/global/cfs/cts",
+    "KBCTS_JAWS_USER": "cts",
+    "KBCTS_JAWS_TOKEN_FILE": "/etc/cts/jaws.token",
+    "KBCTS_JAWS_TEAM": "kbase",
+    "KBCTS_JAWS_STAGING_DIR": "/global/jaws",
+    "KBCTS_JAWS_SUBMIT_STAGING_DIR": "/pscratch/jaws",
+    "KBCTS_JAWS_OUTPUTS_DIR": "/global/jaws-outputs",
+    "KBCTS_JAWS_SUBMIT_OUTPUTS_DIR": "/pscratch/jaws-outputs",
+    "KBCTS_JAWS_SCRATCH_DIR": "/pscratch/cts",
+}
+SITES: tuple[type[BaseModel], ...] = (LocalSite, HTCondorSite, JawsSite, JawsSite)
 """The kinds of site, in the order of their tables in the template."""
 
 
@@ -140,7 +154,7 @@ def test_the_template_loads_with_only_the_required_variables_and_gives_the_model
                 assert value == field.get_default(call_default_factory=True, validated_data={}), at + name
 
     check(settings, "")
-    for site, kind in zip(settings.sites, SITES, strict=True):
+    for site, kind in zip(settings.sites, SITES[:2], strict=True):
         assert isinstance(site, kind)
         check(site, "sites.")
     assert [site.name for site in settings.sites] == ["local", "kbase"]
@@ -148,6 +162,22 @@ def test_the_template_loads_with_only_the_required_variables_and_gives_the_model
     local = {"KBCTS_LOCAL_WORK_DIR", "KBCTS_LOCAL_TOKEN_FILE"}
     pool_alone = load_settings(TEMPLATE, {k: v for k, v in (REQUIRED | POOL).items() if k not in local})
     assert [site.name for site in pool_alone.sites] == ["kbase"]
+
+
+def test_the_template_loads_with_jaws() -> None:
+    settings = load_settings(TEMPLATE, REQUIRED | POOL | JAWS)
+    assert [type(site) for site in settings.sites] == list(SITES)
+    assert [s.jaws_site for s in settings.sites if isinstance(s, JawsSite)] == ["kbase", "jgi"]
+    local = {"KBCTS_LOCAL_WORK_DIR", "KBCTS_LOCAL_TOKEN_FILE"}
+    alone = load_settings(TEMPLATE, {k: v for k, v in (REQUIRED | JAWS).items() if k not in local})
+    assert [site.name for site in alone.sites] == ["perlmutter-jaws", "lawrencium-jaws"]
+
+
+@pytest.mark.parametrize("name", [n for n in JAWS if n != "KBCTS_JAWS_TOKEN_FILE"])
+def test_what_jaws_sites_need_is_named(name: str) -> None:
+    problems = problems_of(TEMPLATE, {k: v for k, v in (REQUIRED | JAWS).items() if k != name})
+    (problem,) = problems.values()
+    assert name.removeprefix("KBCTS_").lower().replace("_", ".", 1) in problem.wrong
 
 
 @pytest.mark.parametrize("name", [n for n in REQUIRED if n != "KBCTS_AUTH_KBASE_URL"])

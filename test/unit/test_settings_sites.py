@@ -37,7 +37,7 @@ def test_site_names_are_unique(tmp_path: Path) -> None:
 def test_an_unknown_kind_of_site_names_the_kinds_that_there_are(tmp_path: Path) -> None:
     problem = problems_of(site_file(tmp_path, {"kind": "abacus"}), {})["sites[0].kind"]
     assert problem.value == '"abacus"'
-    assert problem.todo == "use one of: local, htcondor"
+    assert problem.todo == "use one of: local, htcondor, jaws"
     data = dict(read_settings_file(TEMPLATE, REQUIRED).data)
     (tmp_path / "none.toml").write_text(to_toml(data | {"sites": [{"name": "x"}]}))
     assert problems_of(tmp_path / "none.toml", {})["sites[0].kind"].wrong == "is missing"
