@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import re
 from dataclasses import replace
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from cdmtaskservice.api import models, openapi, views
 from cdmtaskservice.api.auth import Admin, AdminOrExecutor, GuardedRoute, SentToken
 from cdmtaskservice.api.jobs import page
-from cdmtaskservice.api.parameters import MAX_NUMBER, ContainerNumber, JobId, WantedJobs
+from cdmtaskservice.api.parameters import MAX_NUMBER, ContainerNumber, JobId, WantedJobs, seconds
 from cdmtaskservice.api.parts import Parts
 from cdmtaskservice.api.responses import JsonResponse, no_content
 from cdmtaskservice.domain.errors import ErrorType
@@ -27,12 +26,6 @@ _NO_JOB = openapi.errors(ErrorType.NO_SUCH_JOB)
 _NO_SUBJOB = openapi.errors(ErrorType.NO_SUCH_JOB, ErrorType.NO_SUCH_SUBJOB)
 _WRONG_STATE = openapi.errors(ErrorType.INVALID_JOB_STATE, ErrorType.NO_SUCH_JOB)
 _LONGEST_AGE = datetime.timedelta(days=3650)
-_NUMBER = re.compile(r"[0-9]{1,10}(\.[0-9]{1,6})?", re.ASCII)
-
-
-def _seconds(text: object) -> object:
-    """Seconds as a number, where they came as the text that everything in a query is."""
-    return float(text) if isinstance(text, str) and _NUMBER.fullmatch(text) else text
 
 
 def _check_age(age: datetime.timedelta) -> datetime.timedelta:
@@ -165,7 +158,7 @@ async def admin_send_unsent(
     parts: Parts,
     notification_age: Annotated[
         Duration,
-        BeforeValidator(_seconds),
+        BeforeValidator(seconds),
         AfterValidator(_check_age),
         Query(description="Only what has waited for so long, a minute at least"),
     ] = datetime.timedelta(minutes=10),

@@ -245,6 +245,14 @@ class Unsent(Reply):
     transitions: int
 
 
+class NerscClient(Reply):
+    """The client of NERSC's Superfacility API with which the service works."""
+
+    id: str
+    expires_at: AwareDatetime
+    expires_in: Annotated[str, Field(json_schema_extra={"format": "duration"}, examples=["P1DT3H"])]
+
+
 class Alive(Reply):
     """The process serves requests."""
 

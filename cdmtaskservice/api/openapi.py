@@ -25,6 +25,7 @@ IMAGES = "Images"
 SITES = "Sites"
 ADMIN = "Administration"
 EXECUTORS = "Executors"
+CALLBACKS = "Callbacks"
 HEALTH = "Health"
 
 TAGS: list[dict[str, Any]] = [
@@ -34,6 +35,7 @@ TAGS: list[dict[str, Any]] = [
     {"name": SITES, "description": "Where jobs run, and how large they may be there."},
     {"name": ADMIN, "description": "For administrators."},
     {"name": EXECUTORS, "description": "What executors on workers call. See docs/executor-protocol.md."},
+    {"name": CALLBACKS, "description": "What remote sites call when a job may have gone on. No more than hints."},
     {"name": HEALTH, "description": "For whoever operates the service."},
 ]
 

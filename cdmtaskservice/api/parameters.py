@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from fastapi import Depends, Path, Query
@@ -15,6 +16,14 @@ MAX_PAGE = 1000
 
 MAX_NUMBER = 2**31 - 1  # a container that there is not is 404 as long as its number is one
 MAX_OFFSET = 2**53 - 1  # the largest integer that every JSON reader holds
+
+_NUMBER = re.compile(r"[0-9]{1,10}(\.[0-9]{1,6})?", re.ASCII)
+
+
+def seconds(text: object) -> object:
+    """Seconds as a number, where they came as the text that everything in a query is."""
+    return float(text) if isinstance(text, str) and _NUMBER.fullmatch(text) else text
+
 
 JobId = Annotated[str, Path(description="The job's ID")]
 ContainerNumber = Annotated[int, Path(ge=0, le=MAX_NUMBER, description="The container's number, from 0")]

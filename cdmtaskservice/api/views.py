@@ -72,6 +72,11 @@ def admin_job(job: JobRecord, inputs: InputFiles, outputs: OutputFiles) -> View:
     _add(view, job, _ADMIN_OPTIONAL)
     if clusters := job.handles.get("htcondor"):
         view["htcondor_details"] = {"cluster_id": [int(cluster) for cluster in clusters]}
+    if runs := job.handles.get("jaws"):
+        view["jaws_details"] = {"run_id": list(runs)}
+    tasks = {name: list(job.handles.get(kind, ())) for kind, name in _NERSC_TASKS.items()}
+    if any(tasks.values()):
+        view["nersc_details"] = tasks
     return view
 
 
@@ -144,6 +149,12 @@ _PREVIEW_OPTIONAL: Sequence[str] = (
     "error",
     "logpath",
 )
+_NERSC_TASKS = {
+    "nersc_download": "download_task_id",
+    "nersc_upload": "upload_task_id",
+    "nersc_log_upload": "log_upload_task_id",
+}
+"""What is shown of the tasks at NERSC, by the kind of their IDs among a job's handles."""
 _ADMIN_OPTIONAL: Sequence[str] = ("admin_error", "traceback", "waiting")
 
 

@@ -15,7 +15,7 @@ from cdmtaskservice.cli.terminal import fail
 
 if TYPE_CHECKING:
     from cdmtaskservice.settings import Settings
-    from cdmtaskservice.sites.htcondor.check import Finding
+    from cdmtaskservice.sites.base import Finding
 
 app = typer.Typer(help="Try the connection to a site.", no_args_is_help=True)
 

@@ -240,6 +240,12 @@ class SiteUnavailableError(CTSError):
     error_type = ErrorType.JOB_FLOW_UNAVAILABLE
 
 
+class ClientLifetimeError(CTSError):
+    """A client expires sooner than is asked for. The client gets 400/30200."""
+
+    error_type = ErrorType.CLIENT_LIFETIME
+
+
 class UnsupportedOperationError(CTSError):
     """The client gets 400/100000."""
 

@@ -51,6 +51,7 @@ class JobRecord:
     disk: bytes that the inputs of the container with the largest ones take.
     handles: what engines call what they were given, by the kind of engine, in the order of submission.
     submitting_until: until when a submission that nobody has heard of since may still reach the engine.
+    flow: how far a job has come between two states, where the service does not follow containers that report to it.
     """
 
     id: str
@@ -71,6 +72,7 @@ class JobRecord:
     disk: int = 0
     handles: Mapping[str, Sequence[str]] = field(default_factory=dict)
     submitting_until: datetime.datetime | None = None
+    flow: Mapping[str, Any] = field(default_factory=dict)
     admin_meta: Mapping[str, str | int | float] = field(default_factory=dict)
     error: str | None = None
     admin_error: str | None = None

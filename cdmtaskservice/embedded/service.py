@@ -23,7 +23,7 @@ LOG_BUCKET = "cts-logs"
 
 USERS: Mapping[str, Sequence[str]] = {
     "admin": ("CTS_ADMIN", "KBASE_STAFF", "HAS_NERSC_ACCOUNT"),
-    "ann": ("KBASE_STAFF",),
+    "ann": ("KBASE_STAFF", "HAS_NERSC_ACCOUNT"),
     "ben": ("KBASE_STAFF",),
     "guest": (),
     "executor": ("CTS_EXTERNAL_EXECUTOR",),

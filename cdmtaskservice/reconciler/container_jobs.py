@@ -14,17 +14,18 @@ from typing import Any
 import structlog
 
 from cdmtaskservice.domain.clock import Clock, IdSource
-from cdmtaskservice.domain.records import ContainerRecord, JobRecord, OutputFiles, Reached, Transition
-from cdmtaskservice.domain.states import DueTransition, JobState, Outcome, roll_up
+from cdmtaskservice.domain.records import ContainerRecord, JobRecord, OutputFiles, Reached
+from cdmtaskservice.domain.states import DueTransition, JobState, roll_up
 from cdmtaskservice.reconciler.decisions import Action, decide
 from cdmtaskservice.reconciler.loop import Done, Next, Wait
+from cdmtaskservice.reconciler.moving import Mover
 from cdmtaskservice.reconciler.summary import failure_fields, usage_fields
 from cdmtaskservice.sites.base import (
+    ContainerSite,
     Run,
     RunRequest,
     RunState,
     RunStatus,
-    Site,
     SiteUnreachableError,
     SubmissionRefusedError,
 )
@@ -62,7 +63,7 @@ class ContainerJobs:
         jobs: JobStore,
         containers: ContainerStore,
         files: FileStore,
-        sites: Mapping[str, Site],
+        sites: Mapping[str, ContainerSite],
         clock: Clock,
         new_id: IdSource,
         config: ContainerJobConfig,
@@ -72,7 +73,7 @@ class ContainerJobs:
         self._files = files
         self._sites = sites
         self._clock = clock
-        self._new_id = new_id
+        self._mover = Mover(jobs, clock, new_id)
         self._config = config
 
     async def look(self, job: JobRecord, *, full: bool, reachable_since: datetime.datetime) -> Next:
@@ -93,7 +94,7 @@ class ContainerJobs:
         failed, held = await self._tend(job, reachable_since)
         return Wait(job, 0.0 if failed else held.delay or self._config.look_delay, held.why, held.told)
 
-    def _site(self, job: JobRecord) -> Site:
+    def _site(self, job: JobRecord) -> ContainerSite:
         try:
             return self._sites[job.site]
         except KeyError:
@@ -103,22 +104,11 @@ class ContainerJobs:
         """Make the transitions that the containers' states ask for."""
         tally = await self._containers.tally(job.id)
         for due in roll_up(job.state, tally):
-            moved = await (self._end(job, due) if due.state.is_terminal else self._move(job, due))
+            moved = await (self._end(job, due) if due.state.is_terminal else self._mover.move(job, due))
             if moved is None:
                 return await self._jobs.get(job.id) or job
             job = moved
         return job
-
-    async def _move(
-        self, job: JobRecord, due: DueTransition, fields: Mapping[str, Any] | None = None
-    ) -> JobRecord | None:
-        """Make one transition; None where somebody else moved the job elsewhere meanwhile (cancelled it, say)."""
-        transition = Transition(due.state, due.time or self._clock(), self._new_id())
-        outcome, moved = await self._jobs.transition(job.id, transition, fields)
-        if outcome in {Outcome.CONFLICT, Outcome.MISSING}:
-            _log.info("transition_refused", job=job.id, to=due.state.value, outcome=outcome.value)
-            return None
-        return moved
 
     async def _end(self, job: JobRecord, due: DueTransition) -> JobRecord | None:
         """Bring together what the containers left, and end the job."""
@@ -136,7 +126,7 @@ class ContainerJobs:
             fields["error"] = (
                 f"No container wrote an output file below {mount}; check the job's arguments and the containers' logs"
             )
-        return await self._move(job, due, fields)
+        return await self._mover.move(job, due, fields)
 
     async def _measured(self, job: JobRecord, containers: Sequence[ContainerRecord]) -> Sequence[ContainerRecord]:
         """The containers, with what the engine has measured of those whose executors could not measure it."""
@@ -218,7 +208,7 @@ class ContainerJobs:
             return failed, refused
         return failed, _what_holds_up(statuses, paused)
 
-    async def _submit(self, site: Site, job: JobRecord, requests: Sequence[RunRequest]) -> _Held | None:
+    async def _submit(self, site: ContainerSite, job: JobRecord, requests: Sequence[RunRequest]) -> _Held | None:
         """Give runs to the engine; returns why it does not take them.
 
         Before a submission that may take effect later than its answer, a note says until when.
@@ -237,7 +227,7 @@ class ContainerJobs:
         await self._jobs.end_submission(job.id, site.info.kind, handles)
         return None
 
-    async def _note_handles(self, site: Site, job: JobRecord, statuses: Collection[RunStatus]) -> None:
+    async def _note_handles(self, site: ContainerSite, job: JobRecord, statuses: Collection[RunStatus]) -> None:
         """A submission whose answer was lost is known by what the engine has: then it is in doubt no more."""
         known = job.handles.get(site.info.kind, ())
         found = {s.handle for s in statuses if s.handle is not None} - set(known)
@@ -301,7 +291,7 @@ class ContainerJobs:
             return Wait(job, self._config.cancel_delay, "a submission to the site may still take effect")
         containers = await self._measured(job, await self._containers.list(job.id))
         fields = usage_fields(containers, job.input["cpus"])
-        canceled = await self._move(job, DueTransition(JobState.CANCELED, self._clock()), fields)
+        canceled = await self._mover.move(job, DueTransition(JobState.CANCELED, self._clock()), fields)
         return await self._finish(canceled or job)
 
     async def _finish(self, job: JobRecord) -> Next:

@@ -38,13 +38,18 @@ def usage_fields(containers: Sequence[ContainerRecord], cpus: int) -> Mapping[st
     return fields
 
 
-def failure_fields(containers: Sequence[ContainerRecord]) -> Mapping[str, Any]:
-    """The job's `error` for its owner and, where there are, `admin_error` and `traceback` of the first failures."""
+def failure_fields(containers: Sequence[ContainerRecord], total: int | None = None) -> Mapping[str, Any]:
+    """The job's `error` for its owner and, where there are, `admin_error` and `traceback` of the first failures.
+
+    total: of how many containers these are the ones to tell of, where there are more.
+    """
     failed = [c for c in containers if c.state is JobState.ERROR]
     told = [f"container {c.number}: {_describe(c)}" for c in failed[:_NAMED]]
     if len(failed) > _NAMED:
         told.append(f"and {len(failed) - _NAMED} more")
-    fields: dict[str, Any] = {"error": f"{len(failed)} of {len(containers)} containers failed; " + "; ".join(told)}
+    fields: dict[str, Any] = {
+        "error": f"{len(failed)} of {total or len(containers)} containers failed; " + "; ".join(told)
+    }
     admin = [f"container {c.number}: {c.admin_error}" for c in failed[:_NAMED] if c.admin_error]
     if admin:
         fields["admin_error"] = "\n".join(admin)[:_TEXT]

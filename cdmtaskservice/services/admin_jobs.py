@@ -148,7 +148,8 @@ class AdminJobs:
                 f"Job {job_id} is in the state {job.state.value}; only a job that is over can be cleaned without force"
             )
         if not job.cleaned:
-            await self._site(job).clean(job_id)
+            site = self._site(job)
+            await site.clean(job_id, job.handles.get(site.info.kind, ()))
             if job.state.is_terminal:  # else there will be more to clean
                 await self._jobs.set_fields(job_id, {"cleaned": 1})
 

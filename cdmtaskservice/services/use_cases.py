@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from cdmtaskservice.services.admin_jobs import AdminJobs
 from cdmtaskservice.services.authentication import Authentication
+from cdmtaskservice.services.callbacks import Callbacks
 from cdmtaskservice.services.health import Health, ServiceInfo
 from cdmtaskservice.services.images import Images
 from cdmtaskservice.services.jobs import Jobs
+from cdmtaskservice.services.nersc_client import NerscClient
 from cdmtaskservice.services.sites import Sites
 from cdmtaskservice.services.submission import Submission
 from cdmtaskservice.services.worker_files import WorkerFiles
@@ -27,5 +29,7 @@ class Services:
     images: Images
     sites: Sites
     workers: Workers
+    callbacks: Callbacks
+    nersc_client: NerscClient
     worker_files: WorkerFiles
     health: Health

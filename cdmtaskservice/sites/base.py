@@ -132,14 +132,19 @@ class SiteInfo:
     """Whether its workers reach S3 as the service does, rather than at the address for the outside."""
 
 
-class Site(Protocol):
-    """One engine. See the module's text for what every method promises."""
+@dataclass(frozen=True)
+class Finding:
+    """What one step of the check of a site has found. ok: None where it could not be tried. mend: what to do about
+    what is wrong."""
 
-    submit_window: float
-    """Seconds after which a submission that was not answered can no longer take effect; 0 where none ever comes late,
-    as `submit` itself recognises every run."""
-    restarts_executors: bool
-    """Whether the engine starts a run's executor again by itself when its worker is lost."""
+    step: str
+    ok: bool | None
+    found: str
+    mend: str | None = None
+
+
+class Site(Protocol):
+    """A place where jobs run. See the module's text for what every method promises."""
 
     @property
     def info(self) -> SiteInfo:
@@ -157,6 +162,32 @@ class Site(Protocol):
     async def health(self) -> SiteHealth:
         """Whether work can be given to the site now. Never raises."""
         ...
+
+    async def clean(self, job_id: str, handles: Sequence[str] = ()) -> None:
+        """Remove every file of the job at the site. handles: what the engine calls what it was given of the job.
+
+        Raises: SiteUnreachableError.
+        """
+        ...
+
+    async def runner_status(
+        self, run: Run, since: datetime.datetime | None = None, handles: Sequence[str] = ()
+    ) -> Mapping[str, object]:
+        """The engine's own words on a run, without environment and tokens; empty where it has none.
+
+        since: before which it was not submitted. handles: what the engine calls what it was given of the job.
+        """
+        ...
+
+
+class ContainerSite(Site, Protocol):
+    """A site whose engine runs our executor for each container, which reports to the service."""
+
+    submit_window: float
+    """Seconds after which a submission that was not answered can no longer take effect; 0 where none ever comes late,
+    as `submit` itself recognises every run."""
+    restarts_executors: bool
+    """Whether the engine starts a run's executor again by itself when its worker is lost."""
 
     async def submit(self, requests: Sequence[RunRequest]) -> Sequence[str]:
         """Make sure that the engine knows each of these runs, which are all of one job.
@@ -185,18 +216,5 @@ class Site(Protocol):
         """The job is over: remove what the engine keeps of it, except what an administrator may want to see.
 
         Raises: SiteUnreachableError.
-        """
-        ...
-
-    async def clean(self, job_id: str) -> None:
-        """Remove every file of the job at the site. Raises: SiteUnreachableError."""
-        ...
-
-    async def runner_status(
-        self, run: Run, since: datetime.datetime | None = None, handles: Sequence[str] = ()
-    ) -> Mapping[str, object]:
-        """The engine's own words on a run, without environment and tokens; empty where it has none.
-
-        since: before which it was not submitted. handles: what the engine calls what it was given of the job.
         """
         ...

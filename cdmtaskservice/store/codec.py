@@ -105,6 +105,7 @@ def decode_job(document: Mapping[str, Any]) -> JobRecord:
         disk=document.get("disk", 0),
         handles={kind: tuple(told.split(",")) for kind, told in (document.get("handles") or {}).items()},
         submitting_until=_optional_time(document.get("submitting_until")),
+        flow=document.get("flow") or {},
         admin_meta=document.get("admin_meta") or {},
         error=document.get("error"),
         admin_error=document.get("admin_error"),

@@ -79,6 +79,15 @@ class ContainerStore:
         return [decode_container(d) for d in await found.to_list(None)]
 
     @store_call
+    async def advance(self, job_id: str, state: JobState, at: datetime.datetime) -> None:
+        """All containers of a job that have not come as far come to `state`: they are one run at their engine."""
+        before = [s.value for s in container_states_before(state)]
+        await self._containers.update_many(
+            {"job": job_id, "state": {"$in": before}},
+            {"$set": {"state": state.value, f"reached.{state.value}": encode_reached(Reached(at, at))}},
+        )
+
+    @store_call
     async def exit_codes(self, job_id: str) -> Sequence[int | None]:
         """Exit codes by container number, None where there is none yet."""
         found = self._containers.find({"job": job_id}, {"exit_code": 1}).sort([("n", 1)])

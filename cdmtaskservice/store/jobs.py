@@ -12,7 +12,7 @@ from pymongo.errors import DuplicateKeyError
 
 from cdmtaskservice.domain.filters import JobFilter
 from cdmtaskservice.domain.records import JobRecord, Transition
-from cdmtaskservice.domain.states import TRANSITIONS, JobState, Outcome
+from cdmtaskservice.domain.states import TERMINAL_STATES, TRANSITIONS, JobState, Outcome
 from cdmtaskservice.store.codec import (
     Document,
     decode_job,
@@ -266,6 +266,38 @@ class JobStore:
         await self._jobs.find_one_and_update(
             {"_id": job_id}, {"$set": {"submitting_until": to_millis(until)}}, projection={"_id": 1}
         )
+
+    @store_call
+    async def note_flow(self, job_id: str, flow: Mapping[str, Any]) -> None:
+        """Note how far the job has come, for the next look; only whoever has the lease does so."""
+        await self._jobs.find_one_and_update({"_id": job_id}, {"$set": {"flow": dict(flow)}}, projection={"_id": 1})
+
+    async def note_handle(self, job_id: str, kind: str, handle: str) -> None:
+        """An engine calls something that it was given `handle`; once more is no error."""
+        await self.end_submission(job_id, kind, (handle,))
+
+    @store_call
+    async def over_before(self, sites: Collection[str], time: datetime.datetime, limit: int) -> Sequence[JobRecord]:
+        """Jobs of these sites that were over before `time`, and whose files there are not cleaned."""
+        found = self._jobs.find(
+            {
+                "site": {"$in": sorted(sites)},
+                "state": {"$in": sorted(s.value for s in TERMINAL_STATES)},
+                "cleaned": None,
+                "updated": {"$lt": to_millis(time)},
+            }
+        )
+        return [decode_job(d) for d in await found.sort([("updated", 1)]).limit(limit).to_list(limit)]
+
+    @store_call
+    async def unfinished_since(self, sites: Collection[str]) -> datetime.datetime | None:
+        """The last state change of that job of these sites which has not changed for longest and is not over."""
+        found = await self._jobs.find_one(
+            {"site": {"$in": sorted(sites)}, "state": {"$in": sorted(s.value for s in JobState if not s.is_terminal)}},
+            {"updated": 1},
+            sort=[("updated", 1)],
+        )
+        return from_millis(found["updated"]) if found else None
 
     @store_call
     async def end_submission(self, job_id: str, kind: str, handles: Sequence[str]) -> None:

@@ -23,16 +23,21 @@ from cdmtaskservice.domain.errors import DependencyUnavailableError
 from cdmtaskservice.events.kafka import KafkaConfig, KafkaPublisher
 from cdmtaskservice.reconciler.cleaner import Cleaner
 from cdmtaskservice.reconciler.container_jobs import ContainerJobConfig, ContainerJobs
+from cdmtaskservice.reconciler.jaws_cleaner import JawsCleaner
+from cdmtaskservice.reconciler.jaws_jobs import JawsJobConfig, JawsJobs
 from cdmtaskservice.reconciler.loop import LoopConfig, Reconciler
 from cdmtaskservice.reconciler.relay import Relay
+from cdmtaskservice.reconciler.steps import StepsBySite
 from cdmtaskservice.registry.crane import Crane
 from cdmtaskservice.s3.client import S3Client
 from cdmtaskservice.s3.model import S3Config
 from cdmtaskservice.services.admin_jobs import AdminJobs
 from cdmtaskservice.services.authentication import Authentication
+from cdmtaskservice.services.callbacks import Callbacks
 from cdmtaskservice.services.health import Health, ServiceInfo
 from cdmtaskservice.services.images import Images
 from cdmtaskservice.services.jobs import Jobs
+from cdmtaskservice.services.nersc_client import NerscClient
 from cdmtaskservice.services.sites import Sites
 from cdmtaskservice.services.submission import Submission, SubmissionConfig
 from cdmtaskservice.services.use_cases import Services
@@ -93,15 +98,15 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
 
         hints = _Hints()
         worker_files = WorkerFiles()
-        sites = site_parts(settings, worker_files, lambda job_id: hints.look(job_id, full=True))
+        sites = site_parts(settings, worker_files, s3, lambda job_id: hints.look(job_id, full=True))
         lease = settings.reconciler.lease.total_seconds()
         relay = Relay(jobs, publisher, utc_now, lease=lease)
         jobs.on_owed = relay.wake
-        step = ContainerJobs(
+        container_jobs = ContainerJobs(
             jobs,
             containers,
             files,
-            sites,
+            sites.with_executors,
             utc_now,
             new_id,
             ContainerJobConfig(
@@ -109,6 +114,22 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                 heartbeat_timeout=settings.jobs.heartbeat_timeout.total_seconds(),
                 max_attempts=settings.jobs.max_attempts,
             ),
+        )
+        jaws_jobs = JawsJobs(
+            jobs,
+            containers,
+            files,
+            sites.of_jaws,
+            utc_now,
+            new_id,
+            JawsJobConfig(
+                look_delay=settings.reconciler.look_delay.total_seconds(),
+                max_attempts=settings.jobs.max_attempts,
+                submit_window=2 * settings.jaws.submit_timeout.total_seconds() + 60,
+            ),
+        )
+        step = StepsBySite(
+            {**dict.fromkeys(sites.with_executors, container_jobs), **dict.fromkeys(sites.of_jaws, jaws_jobs)}
         )
         reconciler = Reconciler(
             jobs,
@@ -129,7 +150,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         tokens = ContainerTokens(*(s.get_secret_value().encode() for s in settings.service.worker_signing_secrets))
         authentication = Authentication(authenticator, tokens, permissions, settings.s3.allowed_paths, utc_now)
         images = Images(ImageStore(database), crane, utc_now)
-        directory = Sites(sites, SiteStore(database))
+        directory = Sites(sites.all, SiteStore(database))
         owned = Jobs(jobs, containers, files, s3, utc_now, new_id, lambda job_id: hints.look(job_id, full=True))
         services = Services(
             info=ServiceInfo(
@@ -154,7 +175,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                 SubmissionConfig(settings.service.max_cpu_hours, settings.s3.log_path),
             ),
             jobs=owned,
-            admin_jobs=AdminJobs(jobs, containers, files, owned, sites, authenticator, relay, publisher, utc_now),
+            admin_jobs=AdminJobs(jobs, containers, files, owned, sites.all, authenticator, relay, publisher, utc_now),
             images=images,
             sites=directory,
             workers=Workers(
@@ -162,7 +183,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                 containers,
                 files,
                 s3,
-                sites,
+                sites.all,
                 tokens,
                 utc_now,
                 lambda job_id, full: hints.look(job_id, full=full),
@@ -177,6 +198,8 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                     pids=settings.jobs.pids_limit,
                 ),
             ),
+            callbacks=Callbacks(lambda job_id: hints.look(job_id, full=True)),
+            nersc_client=NerscClient(sites.nersc_client, utc_now),
             worker_files=worker_files,
             health=Health(
                 {
@@ -190,11 +213,18 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             ),
         )
 
-        for name, site in sites.items():
+        for name, site in sites.all.items():
             await site.start()
             stack.push_async_callback(site.stop)
             _log.info("site_started", site=name, kind=site.info.kind)
-        for task in (directory.watch(), cleaner.run()):
+        jaws_cleaner = JawsCleaner(
+            jobs,
+            sites.of_jaws,
+            utc_now,
+            keep_jobs=settings.jaws.keep_jobs.total_seconds(),
+            interval=settings.jaws.clean_interval.total_seconds(),
+        )
+        for task in (directory.watch(), cleaner.run(), jaws_cleaner.run()):
             stack.push_async_callback(_cancel, asyncio.create_task(task))
         patience = settings.service.shutdown_timeout.total_seconds()
         for loop in (relay, reconciler):

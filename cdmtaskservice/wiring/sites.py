@@ -2,39 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
+from cdmtaskservice.s3.client import S3Client
 from cdmtaskservice.services.worker_files import WorkerFiles
 from cdmtaskservice.settings import HTCondorSite as HTCondorSiteSettings
+from cdmtaskservice.settings import JawsSite as JawsSiteSettings
 from cdmtaskservice.settings import LocalSite as LocalSiteSettings
 from cdmtaskservice.settings import Settings, SiteBase
-from cdmtaskservice.sites.base import Site, SiteInfo
-from cdmtaskservice.sites.htcondor.check import Finding, check
+from cdmtaskservice.sites.base import ContainerSite, Finding, Site, SiteInfo
+from cdmtaskservice.sites.htcondor.check import check
 from cdmtaskservice.sites.htcondor.config import HTCondorSiteConfig, WorkerSetup
 from cdmtaskservice.sites.htcondor.gateway import Gateway
 from cdmtaskservice.sites.htcondor.site import HTCondorSite
+from cdmtaskservice.sites.jaws.check import check as check_jaws_site
+from cdmtaskservice.sites.jaws.config import JawsConfig, JawsSiteConfig, NerscConfig
+from cdmtaskservice.sites.jaws.platform import JawsPlatform
+from cdmtaskservice.sites.jaws.site import JawsSite
 from cdmtaskservice.sites.local.config import LocalSiteConfig
 from cdmtaskservice.sites.local.site import LocalSite
+
+T = TypeVar("T")
 
 _EXECUTABLE = "/external_exec/files/condor/executable.sh"
 
 
-def site_parts(settings: Settings, files: WorkerFiles, changed: Callable[[str], None]) -> Mapping[str, Site]:
-    """The sites by name.
+@dataclass(frozen=True)
+class SiteParts:
+    """The sites by name, in the order of the settings, and by what runs there.
 
-    changed: told the ID of a job whose engine has news.
+    nersc_client: gives the ID of the client at NERSC and when it expires; None where no site needs it.
     """
+
+    all: Mapping[str, Site]
+    with_executors: Mapping[str, ContainerSite]
+    of_jaws: Mapping[str, JawsSite]
+    nersc_client: Callable[[], Awaitable[tuple[str, datetime.datetime]]] | None
+
+
+def site_parts(settings: Settings, files: WorkerFiles, s3: S3Client, changed: Callable[[str], None]) -> SiteParts:
+    """The sites. changed: told the ID of a job whose engine has news."""
 
     async def executable() -> str:
         return (await files.build()).executable_sha256
 
-    sites: dict[str, Site] = {}
+    platform = jaws_platform(settings, files)
+    with_executors: dict[str, ContainerSite] = {}
+    of_jaws: dict[str, JawsSite] = {}
     for site in settings.sites:
         if isinstance(site, LocalSiteSettings):
-            sites[site.name] = LocalSite(_local(site, settings), changed)
+            with_executors[site.name] = LocalSite(_local(site, settings), changed)
+        elif isinstance(site, HTCondorSiteSettings):
+            with_executors[site.name] = HTCondorSite(htcondor_config(site, settings), executable)
         else:
-            sites[site.name] = HTCondorSite(htcondor_config(site, settings), executable)
-    return sites
+            assert platform is not None
+            of_jaws[site.name] = JawsSite(jaws_config(site, settings, platform), platform, s3)
+    both: Mapping[str, Site] = {**with_executors, **of_jaws}
+    ordered = {site.name: both[site.name] for site in settings.sites}
+    return SiteParts(ordered, with_executors, of_jaws, _client_of(platform) if platform is not None else None)
+
+
+def jaws_platform(settings: Settings, files: WorkerFiles) -> JawsPlatform | None:
+    """What the JAWS sites share; None where there is none."""
+    if not any(isinstance(site, JawsSiteSettings) for site in settings.sites):
+        return None
+
+    async def archive() -> bytes:
+        return (await files.build()).archive
+
+    nersc, jaws = settings.nersc, settings.jaws
+    return JawsPlatform(
+        NerscConfig(
+            api_url=nersc.api_url,
+            token_url=nersc.token_url,
+            user=_needed(nersc.user),
+            credentials=_needed(nersc.credentials_file),
+            code_dir=_needed(nersc.code_dir),
+            transfer_machine=nersc.transfer_machine,
+            submit_machine=nersc.submit_machine,
+            python=nersc.python,
+            timeout=nersc.timeout.total_seconds(),
+            concurrency=nersc.concurrency,
+        ),
+        JawsConfig(
+            url=jaws.url,
+            user=_needed(jaws.user),
+            token=_needed(jaws.token_file),
+            team=_needed(jaws.team),
+            executable=jaws.executable,
+            staging_dir=_needed(jaws.staging_dir),
+            submit_staging_dir=_needed(jaws.submit_staging_dir),
+            outputs_dir=_needed(jaws.outputs_dir),
+            submit_outputs_dir=_needed(jaws.submit_outputs_dir),
+            scratch_dir=_needed(jaws.scratch_dir),
+            timeout=jaws.timeout.total_seconds(),
+            submit_timeout=jaws.submit_timeout.total_seconds(),
+        ),
+        archive,
+    )
+
+
+def jaws_config(site: JawsSiteSettings, settings: Settings, platform: JawsPlatform) -> JawsSiteConfig:
+    """What a JAWS site is told."""
+    jaws = settings.jaws
+    return JawsSiteConfig(
+        info=_info(site, network=False, internal_s3=False),
+        jaws_site=site.jaws_site,
+        nersc=platform.nersc_config,
+        jaws=platform.jaws_config,
+        callback_url=settings.service.url,
+        part_size=settings.s3.part_size,
+        patience=jaws.transfer_patience.total_seconds(),
+        presign_expiry=int(settings.s3.presign_expiry.total_seconds()),
+        connections=jaws.connections,
+        start_time=jaws.start_time.total_seconds(),
+        keep_inputs=jaws.keep_inputs.total_seconds(),
+    )
+
+
+def _client_of(platform: JawsPlatform) -> Callable[[], Awaitable[tuple[str, datetime.datetime]]]:
+    async def ask() -> tuple[str, datetime.datetime]:
+        found = await platform.nersc.client_info()
+        return found.id, found.expires_at
+
+    return ask
+
+
+def _needed(value: T | None) -> T:
+    """A setting that the settings' own check has found to be there."""
+    assert value is not None
+    return value
 
 
 async def check_site(settings: Settings, name: str, patience: float) -> AsyncIterator[Finding]:
@@ -53,6 +153,11 @@ async def check_site(settings: Settings, name: str, patience: float) -> AsyncIte
         finally:
             await site.stop()
         yield Finding("site", health.available, health.reason or "containers can be run on this machine")
+        return
+    if isinstance(found, JawsSiteSettings):
+        platform = _needed(jaws_platform(settings, files))
+        async for finding in check_jaws_site(jaws_config(found, settings, platform), platform, patience):
+            yield finding
         return
     config = htcondor_config(found, settings)
     gateway = Gateway.of(config)

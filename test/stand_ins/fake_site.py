@@ -129,7 +129,7 @@ class FakeSite:
         for run in [r for r in self.runs if r.job_id == job_id]:
             del self.runs[run]
 
-    async def clean(self, job_id: str) -> None:
+    async def clean(self, job_id: str, handles: Sequence[str] = ()) -> None:
         self._answer()
         self.cleaned.append(job_id)
 

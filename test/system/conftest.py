@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,9 @@ from cdmtaskservice.embedded.pool import CondorPool
 from cdmtaskservice.embedded.service import BUCKET, LOG_BUCKET, EmbeddedService
 from cdmtaskservice.embedded.stack import EmbeddedStack
 from cdmtaskservice.s3.client import S3Client
-from test.system.driver import Driver
+from test.stand_ins.nersc.part import NerscSite
+from test.system.driver import Driver, until
+from test.system.through_jaws import PERLMUTTER, QUICK_JAWS, jaws_service
 
 _homes = itertools.count()
 
@@ -62,6 +64,44 @@ def room(stack: EmbeddedStack, pool: CondorPool, s3: S3Client, seqtool_image):
     from test.system.pooled import Room
 
     return Room(stack, pool, s3, seqtool_image)
+
+
+@pytest.fixture(scope="session")
+def nersc_site(stack: EmbeddedStack) -> Iterator[NerscSite]:
+    """Stand-ins for NERSC and JAWS, for the whole session."""
+    site = NerscSite(stack.root / "nersc", stack.logs / "nersc.log", stack.launcher, stack.podman)
+    site.start()
+    yield site
+    site.stop()
+
+
+@pytest.fixture
+def nersc(nersc_site: NerscSite) -> Iterator[NerscSite]:
+    """NERSC and JAWS as they should be; whatever the test makes go wrong is right again afterwards."""
+    nersc_site.switch(reset=True)
+    yield nersc_site
+    nersc_site.switch(reset=True)
+    nersc_site.renew_credentials()
+
+
+@pytest.fixture(scope="session")
+async def shared_jaws(
+    stack: EmbeddedStack, s3: S3Client, seqtool_image, nersc_site: NerscSite
+) -> AsyncIterator[Driver]:
+    """One service with JAWS sites for all tests that leave it as it is."""
+    service = jaws_service(stack, new_home(stack), nersc_site, QUICK | QUICK_JAWS)
+    service.start()
+    async with Driver(service, s3, seqtool_image, PERLMUTTER) as driver:
+        await driver.ready()
+        yield driver
+    service.stop()
+
+
+@pytest.fixture
+async def jaws(shared_jaws: Driver, nersc: NerscSite) -> Driver:
+    """The shared service, with NERSC and JAWS as they should be."""
+    await until(shared_jaws.site_available, "the JAWS site is available")
+    return shared_jaws
 
 
 @pytest.fixture

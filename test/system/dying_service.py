@@ -1,7 +1,7 @@
 """`cts serve` that kills itself, as kill -9 would, right after one chosen outside call has taken effect.
 
-`CTS_DIE_AFTER` names the call: one of `CALLS`, and `transition` and `report` with `:STATE`. It happens once: a file
-beside the settings records it.
+`CTS_DIE_AFTER` names the call: one of `CALLS`, perhaps with `:` and an argument that it must have, such as a state. It
+happens once: a file beside the settings records it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from cdmtaskservice.cli.serve import serve
 from cdmtaskservice.events.kafka import KafkaPublisher
 from cdmtaskservice.s3.client import S3Client
 from cdmtaskservice.sites.htcondor.site import HTCondorSite
+from cdmtaskservice.sites.jaws.site import JawsSite
 from cdmtaskservice.sites.local.site import LocalSite
 from cdmtaskservice.store.containers import ContainerStore
 from cdmtaskservice.store.files import FileStore
@@ -39,6 +40,12 @@ CALLS: dict[str, tuple[type, str]] = {
     "submit_to_pool": (HTCondorSite, "submit"),
     "end_in_pool": (HTCondorSite, "end"),
     "finish": (LocalSite, "release"),
+    "note": (JobStore, "note_flow"),
+    "begin_task": (JawsSite, "begin_task"),
+    "advance": (ContainerStore, "advance"),
+    "finish_sending": (JawsSite, "finish_sending"),
+    "cancel_run": (JawsSite, "cancel_run"),
+    "stop_task": (JawsSite, "stop_task"),
     "publish": (KafkaPublisher, "publish"),
 }
 
@@ -53,7 +60,7 @@ def die_after(call: str, marker: Path) -> None:
     async def dying(*args: Any, **kwargs: Any) -> Any:
         result = await original(*args, **kwargs)
         told = [getattr(a, "state", a) for a in args[1:]]
-        if (not state or any(getattr(t, "value", None) == state for t in told)) and not marker.exists():
+        if (not state or any(state in (t, getattr(t, "value", None)) for t in told)) and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return result

@@ -26,6 +26,7 @@ from cdmtaskservice.domain.records import (
 )
 from cdmtaskservice.domain.states import JobState
 from cdmtaskservice.services.health import DependencyState, Gauges, ServiceInfo
+from cdmtaskservice.services.nersc_client import ClientLifetime
 from cdmtaskservice.services.sites import SiteView
 from cdmtaskservice.services.use_cases import Services
 from cdmtaskservice.sites.base import SiteHealth, SiteInfo
@@ -351,6 +352,17 @@ class FakeWorkers(Fake):
         return {"inputs": [{"file": "cts-data/a.fa", "url": "http://s3/a2"}]}
 
 
+class FakeCallbacks(Fake):
+    def news_of_job(self, *arguments: Any) -> None:
+        self.note("news_of_job", *arguments)
+
+
+class FakeNerscClient(Fake):
+    async def lifetime(self, *arguments: Any) -> ClientLifetime:
+        self.note("lifetime", *arguments)
+        return ClientLifetime("abcdefghijklm", NOW, datetime.timedelta(days=1, hours=3, microseconds=5))
+
+
 class FakeHealth(Fake):
     def __init__(self) -> None:
         super().__init__()
@@ -390,6 +402,8 @@ class FakeServices:
     images: FakeImages = dataclasses.field(default_factory=FakeImages)
     sites: FakeSites = dataclasses.field(default_factory=FakeSites)
     workers: FakeWorkers = dataclasses.field(default_factory=FakeWorkers)
+    callbacks: FakeCallbacks = dataclasses.field(default_factory=FakeCallbacks)
+    nersc_client: FakeNerscClient = dataclasses.field(default_factory=FakeNerscClient)
     worker_files: FakeWorkerFiles = dataclasses.field(default_factory=FakeWorkerFiles)
     health: FakeHealth = dataclasses.field(default_factory=FakeHealth)
 

@@ -65,6 +65,17 @@ ROUTES = [
     Route("GET", "/jobs/job1/log/0/stdout", USERS, called=("jobs", "log", ())),
     Route("GET", "/jobs/job1/log/0/stderr", USERS, called=("jobs", "log", ())),
     Route("PUT", "/jobs/job1/cancel", USERS, 204, called=("jobs", "cancel", ())),
+    *(
+        Route("GET", f"/callback/{step}/job1", ANYONE, 204, called=("callbacks", "news_of_job", ("job1",)))
+        for step in ("download", "job", "upload", "errlogs")
+    ),
+    Route(
+        "GET",
+        "/admin/clients/nersc?require_lifetime=PT1H",
+        ADMINS,
+        called=("nersc_client", "lifetime", (datetime.timedelta(hours=1),)),
+        model=models.NerscClient,
+    ),
     Route("GET", "/images", ANYONE, called=("images", "list", ()), model=models.Images),
     Route(
         "GET",

@@ -8,10 +8,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from cdmtaskservice.sites.base import Run, RunRequest, SiteUnreachableError
+from cdmtaskservice.sites.base import Finding, Run, RunRequest, SiteUnreachableError
 from cdmtaskservice.sites.htcondor.ads import ATTRIBUTES, JobStatus, ended
 from cdmtaskservice.sites.htcondor.analysis import Analyses
 from cdmtaskservice.sites.htcondor.config import HTCondorSiteConfig
@@ -55,16 +55,6 @@ _CLOCKS_APART = 3600
 _POLL = 0.5
 _MACHINE = ("Machine", "TotalSlotCpus", "TotalSlotMemory", "TotalSlotGPUs", "Cpus", "Memory", "GPUs")
 _TRANSFERS = "HasFileTransferPluginMethods"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one step has found. ok: None where it could not be tried. mend: what to do about what is wrong."""
-
-    step: str
-    ok: bool | None
-    found: str
-    mend: str | None = None
 
 
 async def check(

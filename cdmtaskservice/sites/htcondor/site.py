@@ -210,7 +210,7 @@ class HTCondorSite:
             await self._remove(sorted({proc.name for proc in waiting}), "the job is over")
         self._known.pop(job_id, None)
 
-    async def clean(self, job_id: str) -> None:
+    async def clean(self, job_id: str, handles: Sequence[str] = ()) -> None:
         """Nothing to do: HTCondor itself removes the files of a job when it ends."""
 
     async def runner_status(

@@ -117,7 +117,7 @@ class LocalSite:
         await self._on_disk(self._files.release, job_id, True)
         await self._wake_pump()
 
-    async def clean(self, job_id: str) -> None:
+    async def clean(self, job_id: str, handles: Sequence[str] = ()) -> None:
         """Remove everything of the job, the logs of its executors included."""
         await self._on_disk(self._files.release, job_id, False)
         await self._wake_pump()

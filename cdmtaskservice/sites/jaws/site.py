@@ -1,0 +1,328 @@
+"""A site of JAWS: where NERSC's machines stage the data, and JAWS runs the containers.
+
+What is done here is safe to repeat. Nothing is kept that could not be asked again: a task's result lies at NERSC, and
+a run is found by its tag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import posixpath
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from cdmtaskservice.domain.errors import NoSuchBucketError, NoSuchS3PathError
+from cdmtaskservice.domain.records import InputFiles, JobRecord
+from cdmtaskservice.s3.client import S3Client
+from cdmtaskservice.s3.model import PartSpec, S3Object
+from cdmtaskservice.sites.base import Run, SiteHealth, SiteInfo, SiteUnreachableError
+from cdmtaskservice.sites.jaws import plans
+from cdmtaskservice.sites.jaws.central import JawsRun, NoSuchRunError
+from cdmtaskservice.sites.jaws.config import JawsSiteConfig
+from cdmtaskservice.sites.jaws.plans import Plan
+from cdmtaskservice.sites.jaws.platform import JawsPlatform
+
+_log = structlog.get_logger(__name__)
+
+_HEALTH_GOOD_FOR = 10.0
+"""Seconds for which an answer about NERSC and JAWS is used again."""
+
+_ALREADY_BEGUN = 3
+"""Exit code of remote code that may not be run again."""
+
+_CLEANING = 120.0
+"""Seconds within which a job's files are removed."""
+
+_SHOWN = (
+    "id",
+    "tag",
+    "status",
+    "result",
+    "site_id",
+    "submitted",
+    "updated",
+    "cpu_hours",
+    "output_dir",
+    "workflow_name",
+)
+"""What administrators see of a run."""
+
+
+@dataclass(frozen=True)
+class TaskFailure:
+    """Why a task failed. error: for the owner. again: "later", "renewed" or None, as in `executor/remote/task.py`."""
+
+    error: str
+    admin_error: str | None
+    again: str | None
+
+
+@dataclass(frozen=True)
+class TaskStatus:
+    """What became of a task of remote code: it runs, or has a result, or failed, or ended without a word."""
+
+    running: bool = False
+    result: Mapping[str, Any] | None = None
+    failure: TaskFailure | None = None
+    lost: str | None = None
+
+
+class JawsSite:
+    """One site of JAWS."""
+
+    def __init__(self, config: JawsSiteConfig, platform: JawsPlatform, s3: S3Client) -> None:
+        self.config = config
+        self._places = config.places
+        self._platform = platform
+        self._s3 = s3
+        self._health: tuple[float, SiteHealth] | None = None
+        self._asking = asyncio.Lock()
+
+    @property
+    def info(self) -> SiteInfo:
+        """Name, kind and limits, from the settings."""
+        return self.config.info
+
+    async def start(self) -> None:
+        """Begin to set up, in the background."""
+        await self._platform.start()
+
+    async def stop(self) -> None:
+        """End. Tasks and runs go on."""
+        await self._platform.stop()
+
+    async def health(self) -> SiteHealth:
+        """Whether NERSC and JAWS can take work now."""
+        async with self._asking:
+            now = time.monotonic()
+            if self._health is None or now - self._health[0] > _HEALTH_GOOD_FOR:
+                self._health = now, await self._ask_health()
+            return self._health[1]
+
+    async def require_up(self) -> None:
+        """Raises: SiteUnreachableError, with the reason why nothing can be begun now."""
+        health = await self.health()
+        if not health.available:
+            raise SiteUnreachableError(health.reason or f"The site {self.info.name} is not available")
+
+    async def _ask_health(self) -> SiteHealth:
+        try:
+            why = await self._platform.nersc.why_down() or self._platform.why_not_ready
+            if why is None and (down := await self._platform.central.site_down(self.config.jaws_site)) is not None:
+                why = f"JAWS cannot run anything at {self.config.jaws_site}: {down}"
+        except SiteUnreachableError as e:
+            why = e.message
+        return SiteHealth(why is None, why)
+
+    # Tasks of remote code
+
+    async def begin_task(self, job_id: str, name: str, kind: str, plan: Plan) -> str:
+        """Have a task done at NERSC; returns its ID there. `name` tells the tasks of a job apart."""
+        self._platform.require_ready()
+        nersc, config = self._platform.nersc, self._platform.nersc_config
+        plan = {**plan, "callback": self._callback(kind, job_id)}
+        file = f"{self._platform.plans}/{job_id}-{name}.json"
+        await nersc.upload(config.transfer_machine, file, json.dumps(plan).encode())
+        if kind == "submit":
+            await self._platform.install_token()
+        machine = config.submit_machine if kind == "submit" else config.transfer_machine
+        return await nersc.begin(machine, self._command(kind, file, self._places.task_dir(job_id, name)))
+
+    async def task_status(self, job_id: str, name: str, handle: str | None) -> TaskStatus:
+        """What became of a task. handle: its ID at NERSC, None where that was never stored."""
+        if (told := await self._told(job_id, name)) is not None:
+            return told
+        state = await self._platform.nersc.state(handle) if handle is not None else None
+        if state is not None and state.running:
+            return TaskStatus(running=True)
+        # It may have ended between the two questions.
+        if (told := await self._told(job_id, name)) is not None:
+            return told
+        if state is None:
+            return TaskStatus(lost="NERSC does not know its task any more")
+        if state.exit_code == _ALREADY_BEGUN:
+            return TaskStatus(lost="it has been begun before")
+        self._platform.doubt()
+        return TaskStatus(lost=f"it ended with exit code {state.exit_code}: {(state.error or state.output)[-1000:]}")
+
+    async def stop_task(self, job_id: str, name: str, handle: str | None) -> bool:
+        """Stop a task. False while it goes on: ask again."""
+        status = await self.task_status(job_id, name, handle)
+        if not status.running:
+            return True
+        directory = self._places.task_dir(job_id, name)
+        machine = self._platform.nersc_config.transfer_machine
+        await self._platform.nersc.upload(machine, f"{directory}/stop", b"stop\n")
+        return False
+
+    async def plan_of(self, job_id: str, name: str) -> Plan:
+        """The plan of a task that was begun. Raises: SiteUnreachableError."""
+        text = await self._read(f"{self._places.task_dir(job_id, name)}/plan.json")
+        if text is None:
+            raise SiteUnreachableError(f"The plan of task {name} of job {job_id} is gone")
+        plan: Plan = json.loads(text)
+        return plan
+
+    async def _told(self, job_id: str, name: str) -> TaskStatus | None:
+        text = await self._read(f"{self._places.task_dir(job_id, name)}/result.json")
+        if text is None:
+            return None
+        told = json.loads(text)
+        if told["ok"]:
+            return TaskStatus(result=told)
+        return TaskStatus(failure=TaskFailure(told["error"], told["admin_error"], told["again"]))
+
+    async def _read(self, path: str) -> str | None:
+        return await self._platform.nersc.download(self._platform.nersc_config.transfer_machine, path)
+
+    def _command(self, kind: str, plan_file: str, directory: str) -> Sequence[str]:
+        """Run remote code. No secret and nothing of a user's is in it."""
+        return (
+            *("env", f"--chdir={self._platform.code}", self._platform.nersc_config.python, "-s", "-X", "utf8"),
+            *("-m", "cdmtaskservice.executor.remote", kind, "--plan", plan_file, "--task", directory),
+        )
+
+    def _callback(self, kind: str, job_id: str) -> str | None:
+        step = {"stage": "download", "submit": "job", "collect": "upload", "send": "upload"}.get(kind)
+        return f"{self.config.callback_url}/callback/{step}/{job_id}" if step else None
+
+    # Plans
+
+    async def stage_plan(self, inputs: InputFiles) -> Plan:
+        """How a job's inputs come to NERSC."""
+        urls = await self._s3.presign_gets(inputs.files, self.config.presign_expiry)
+        return plans.stage(self.config, inputs, urls)
+
+    def submit_plan(self, job: JobRecord, attempt: int, inputs: InputFiles) -> Plan:
+        """How a run is submitted."""
+        return plans.submit(self.config, job, attempt, inputs, self._platform.jaws_settings)
+
+    def collect_plan(self, job: JobRecord, run: JawsRun, *, failed: bool) -> Plan:
+        """How it is seen what a run has left. Raises: SiteUnreachableError where its directory is not known."""
+        here = self._places.outputs_here(run.output_dir or "")
+        if here is None:
+            raise SiteUnreachableError(
+                f"JAWS says that the results of run {run.id} are in {run.output_dir}, which is not below "
+                f"{self._places.output_paths[0]}: see jaws.submit_outputs_dir"
+            )
+        return plans.collect(self.config, job, here, failed=failed)
+
+    async def send_plan(self, files: Sequence[tuple[Mapping[str, Any], str]]) -> Plan:
+        """How files that were collected come to their places in S3."""
+        planned = []
+        for file, target in files:
+            planned.append({**file, "target": target, "upload": await self._upload(file, target)})
+        return plans.send(self.config, planned)
+
+    async def _upload(self, file: Mapping[str, Any], target: str) -> Mapping[str, Any]:
+        expiry = self.config.presign_expiry
+        if file["parts"] is None:
+            put = self._s3.presign_put(target, file["size"], file["crc64nvme"], expiry)
+            return {"url": put.url, "headers": dict(put.headers), "upload_id": None, "parts": None}
+        parts = [PartSpec(p["size"], p["crc64nvme"]) for p in file["parts"]]
+        upload_id, puts = await self._s3.start_multipart(target, parts, expiry)
+        return {"upload_id": upload_id, "parts": [{"url": p.url, "headers": dict(p.headers)} for p in puts]}
+
+    async def finish_sending(self, plan: Plan, etags: Sequence[Sequence[str] | None]) -> Sequence[str]:
+        """Make objects of what was sent in parts, and look at all of them; returns the paths that are not there as they
+        should be."""
+        for file, parts in zip(plan["files"], etags, strict=True):
+            if parts is not None and not await self._is_there(file):
+                with suppress(NoSuchS3PathError):  # of the upload: it was finished by a look before, or given up
+                    await self._s3.complete_multipart(
+                        file["target"], file["upload"]["upload_id"], parts, file["crc64nvme"]
+                    )
+        try:
+            found = await self._s3.head_many([f["target"] for f in plan["files"]])
+        except (NoSuchS3PathError, NoSuchBucketError) as e:
+            return [e.message]
+        return [f["target"] for f, there in zip(plan["files"], found, strict=True) if not _same(f, there)]
+
+    async def _is_there(self, file: Mapping[str, Any]) -> bool:
+        try:
+            return _same(file, await self._s3.head(file["target"]))
+        except NoSuchS3PathError:
+            return False
+
+    # Runs
+
+    async def run(self, run_id: str) -> JawsRun:
+        """A run. Raises: NoSuchRunError, SiteUnreachableError."""
+        return await self._platform.central.run(run_id)
+
+    async def run_log(self, run_id: str) -> str:
+        """What JAWS has noted of a run. Raises: NoSuchRunError, SiteUnreachableError."""
+        return await self._platform.central.log(run_id)
+
+    async def runs_of(self, job_id: str, attempt: int | None = None) -> Sequence[JawsRun]:
+        """The runs that were submitted for an attempt, or for any of them, found by their tags.
+
+        Raises: SiteUnreachableError.
+        """
+        runs = await self._platform.central.recent_runs()
+        tag = plans.tag(job_id, attempt) if attempt is not None else None
+        return [r for r in runs if r.tag is not None and (r.tag == tag if tag else r.tag.startswith(plans.tag(job_id)))]
+
+    async def cancel_run(self, run_id: str) -> None:
+        """Ask JAWS to cancel a run. Raises: NoSuchRunError, SiteUnreachableError."""
+        await self._platform.central.cancel(run_id)
+
+    async def runner_status(
+        self, run: Run, since: datetime.datetime | None = None, handles: Sequence[str] = ()
+    ) -> Mapping[str, object]:
+        """What JAWS says of the job's last run. All containers are one run."""
+        if not handles:
+            return {}
+        try:
+            found = await self.run(handles[-1])
+        except NoSuchRunError:
+            return {}
+        return {name: found.raw[name] for name in _SHOWN if found.raw.get(name) is not None}
+
+    # Cleaning
+
+    async def clean(self, job_id: str, handles: Sequence[str] = ()) -> None:
+        """Remove the job's directory at NERSC, and the results of its runs. Raises: SiteUnreachableError."""
+        trees = [(self._places.jobs, job_id), (self._places.tasks, job_id)]
+        for run_id in handles:
+            try:
+                output_dir = (await self.run(run_id)).output_dir
+            except NoSuchRunError:
+                continue
+            here = self._places.outputs_here(output_dir or "")
+            if here is not None and here != self._places.output_paths[1]:
+                trees.append((posixpath.dirname(here), posixpath.basename(here)))
+        await self._remove(job_id, plans.remove(trees))
+
+    async def expire_inputs(self, needed: float) -> None:
+        """Remove inputs from the cache that no job has used for long. Raises: SiteUnreachableError.
+
+        needed: seconds for which nothing may be removed that was in use then.
+        """
+        age = max(self.config.keep_inputs, needed)
+        expired = [(self._places.cache, age), (self._places.tasks, age)]
+        await self._remove(f"expire-{self.config.jaws_site}", plans.remove([], expired))
+
+    async def _remove(self, what: str, plan: Plan) -> None:
+        self._platform.require_ready()
+        nersc, config = self._platform.nersc, self._platform.nersc_config
+        name = f"{what}-{time.time_ns():x}"
+        file, directory = f"{self._platform.plans}/{name}.json", f"{self._places.tasks}/{name}"
+        await nersc.upload(config.transfer_machine, file, json.dumps(plan).encode())
+        ran = await nersc.run(config.transfer_machine, self._command("remove", file, directory), within=_CLEANING)
+        text = await self._read(f"{directory}/result.json")
+        told = json.loads(text) if text is not None else {"ok": False, "admin_error": ran.error}
+        if not told["ok"]:
+            raise SiteUnreachableError(f"NERSC did not remove the files of {what}: {told['admin_error']}")
+        _log.info("removed_at_nersc", what=what, removed=told["removed"])
+
+
+def _same(file: Mapping[str, Any], there: S3Object) -> bool:
+    return bool(there.crc64nvme == file["crc64nvme"] and there.size == file["size"])
