@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,6 +22,11 @@ from cdmtaskservice.embedded.part import PartFailed
 from cdmtaskservice.embedded.pool import CondorPool
 from cdmtaskservice.embedded.service import BUCKET, EmbeddedService
 from cdmtaskservice.embedded.stack import EmbeddedStack, PartsMissing, RootBusy
+
+_STAND_INS = "test/stand_ins/nersc"
+
+_CLUSTERS = {"local": "local", "htcondor": "kbase", "jaws": "perlmutter-jaws"}
+"""By kind the site of the demo's jobs, as an embedded service calls it."""
 
 _LONGEST_ROOT = 60
 """Characters of a directory's path; unix sockets of the parts lie below it, and their paths are bounded."""
@@ -38,13 +45,13 @@ _OVERRIDES = {
 def run(*, keep: bool, directory: Path | None, site: str) -> None:
     """Run the demo; exits 1 where something is missing or a job does not do what it should.
 
-    site: which kind of site runs its jobs, `local` or `htcondor`.
+    site: which kind of site runs its jobs, `local`, `htcondor` or `jaws`.
     """
     console = Console(highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _root(directory, keep=keep) as root:
-            _demo(console, root, keep=keep, with_pool=site == "htcondor")
+            _demo(console, root, keep=keep, site=site)
     except (PartsMissing, PartFailed, RootBusy) as e:
         console.print(f"[red]demo: {e}[/red]")
         sys.exit(1)
@@ -54,8 +61,12 @@ def run(*, keep: bool, directory: Path | None, site: str) -> None:
     console.print("demo: complete")
 
 
-def _demo(console: Console, root: Path, *, keep: bool, with_pool: bool) -> None:
-    with EmbeddedStack(root) as stack, _pool(root, stack, wanted=with_pool) as pool:
+def _demo(console: Console, root: Path, *, keep: bool, site: str) -> None:
+    with (
+        EmbeddedStack(root) as stack,
+        _pool(root, stack, wanted=site == "htcondor") as pool,
+        _jaws(stack, wanted=site == "jaws") as jaws,
+    ):
         console.print(f"[bold]1. Real parts, started on free loopback ports; data and logs below {root}[/bold]")
         for what, where in (
             ("S3 store (SeaweedFS)", stack.s3.url),
@@ -70,15 +81,20 @@ def _demo(console: Console, root: Path, *, keep: bool, with_pool: bool) -> None:
                 f"   {'HTCondor pool':34} {pool.collector}   a real one: collector, negotiator, schedd, and a startd "
                 f"that offers {pool.cpus} CPUs"
             )
+        if jaws:
+            console.print(
+                f"   {'stand-ins for NERSC and JAWS':34} {jaws['KBCTS_JAWS_URL']}   the submitted WDL is really run, "
+                "by miniwdl and podman"
+            )
         image = push_seqtool(stack.registry, stack.parts)
-        service = EmbeddedService(stack, root / "cts", _OVERRIDES, pool=pool)
+        service = EmbeddedService(stack, root / "cts", {**_OVERRIDES, **jaws}, pool=pool)
         asyncio.run(Story.prepare(stack))
         service.start()
         try:
             console.print(f"   {'CDM Task Service':34} {service.url}   Swagger UI: {service.url}/docs\n")
-            asyncio.run(Story(console, stack, service, image, _cluster(pool)).tell())
+            asyncio.run(Story(console, stack, service, image, _CLUSTERS[site]).tell())
             if keep:
-                _explain(console, stack, service, image)
+                _explain(console, stack, service, image, _CLUSTERS[site])
                 if pool is not None:
                     _explain_pool(console, stack, service, pool)
                 signal.pause()
@@ -95,15 +111,30 @@ def _pool(root: Path, stack: EmbeddedStack, *, wanted: bool) -> Iterator[CondorP
         yield pool
 
 
-def _cluster(pool: CondorPool | None) -> str:
-    """The site of the demo's jobs, by the name that an embedded service gives it."""
-    return "local" if pool is None else "kbase"
+@contextmanager
+def _jaws(stack: EmbeddedStack, *, wanted: bool) -> Iterator[Mapping[str, str]]:
+    """The settings by which a service finds NERSC and JAWS, played by the stand-ins of the tests; else nothing."""
+    if not wanted:
+        yield {}
+        return
+    repository = Path(__file__).parents[2]
+    if not (repository / _STAND_INS / "part.py").is_file():
+        raise PartsMissing(f"The stand-ins for NERSC and JAWS are in {_STAND_INS} of a checkout, and this is none.")
+    sys.path.insert(0, str(repository))
+    sys.modules.pop("test", None)  # Python has a package of that name, too
+    part: Any = importlib.import_module(f"{_STAND_INS.replace('/', '.')}.part")
+    site = part.NerscSite(stack.root / "nersc", stack.logs / "nersc.log", stack.launcher, stack.podman)
+    site.start()
+    try:
+        yield site.settings()
+    finally:
+        site.stop()
 
 
-def _explain(console: Console, stack: EmbeddedStack, service: EmbeddedService, image: Pushed) -> None:
+def _explain(console: Console, stack: EmbeddedStack, service: EmbeddedService, image: Pushed, cluster: str) -> None:
     s3 = stack.s3
     job = {
-        "cluster": _cluster(service.pool),
+        "cluster": cluster,
         "image": image.by_tag,
         "params": {"args": ["stats", {"type": "input_files", "input_files_format": "space_separated_list"}]},
         "input_files": [f"{BUCKET}/ann/reads/sample1.fasta"],

@@ -126,10 +126,10 @@ class Story:
         self._console.print(f"\n   {job['outputs'][0]['file']}:")
         self._print_text(first.decode())
         await self._show_log(ann, job_id, 0, "stdout")
-        self._console.print(
-            f"   CPU hours {job.get('cpu_hours', 0):.6f}   CPU factor {job.get('cpu_factor', 0):.3f}   "
-            f"most memory {job.get('max_memory', 0) / 1e6:.1f} MB\n"
-        )
+        used = [f"CPU hours {job['cpu_hours']:.6f}"]
+        used += [f"CPU factor {job['cpu_factor']:.3f}"] if "cpu_factor" in job else []  # JAWS does not tell
+        used += [f"most memory {job['max_memory'] / 1e6:.1f} MB"] if "max_memory" in job else []
+        self._console.print(f"   {'   '.join(used)}\n")
 
     async def _failing_job(
         self,

@@ -61,6 +61,7 @@ class DemoSite(Enum):
 
     LOCAL = "local"
     HTCONDOR = "htcondor"
+    JAWS = "jaws"
 
 
 @app.command()
@@ -71,7 +72,10 @@ def demo(
         typer.Option("--dir", metavar="DIR", help="Where the data goes; a temporary directory if left out."),
     ] = None,
     demo_site: Annotated[
-        DemoSite, typer.Option("--site", help="What runs the jobs: this machine, or an HTCondor pool on it.")
+        DemoSite,
+        typer.Option(
+            "--site", help="What runs the jobs: this machine, an HTCondor pool on it, or stand-ins for NERSC and JAWS."
+        ),
     ] = DemoSite.LOCAL,
 ) -> None:
     """Start the service with all its parts on this machine, and run a job."""

@@ -22,13 +22,14 @@ EXIT_GAVE_UP = 75
 
 LATER = "later"
 RENEWED = "renewed"
+ABSENT = "absent"
 
 
 class ContainerFailure(Exception):
     """The container cannot go on. `error` is for the job's owner, `admin_error` for administrators.
 
     again: where a transfer failed and may be tried once more: `LATER`, as something did not answer; `RENEWED`, with
-    other URLs, as these were refused.
+    other URLs, as these were refused; `ABSENT`, as what is looked for may be about to come.
     """
 
     def __init__(self, error: str, admin_error: str | None = None, again: str | None = None) -> None:

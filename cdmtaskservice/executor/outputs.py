@@ -7,13 +7,14 @@ following links, and what is opened is looked at again.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from .failures import ContainerFailure
+from .failures import ABSENT, ContainerFailure
 
 LONGEST_PATH = 1024
 """Bytes. No S3 key can be longer, and a directory that is nested deeper is not walked."""
@@ -94,13 +95,18 @@ def walk(root: str) -> Sequence[Output]:
 
 
 def look(root: str, path: str) -> Output:
-    """The output at `path` below the directory `root`. Raises OutputRefused unless it is a regular file."""
+    """The output at `path` below the directory `root`. Raises OutputRefused unless it is a regular file, and OSError
+    where the file system fails."""
     *directories, name = path.split("/")
     try:
         with _directory(root, directories) as parent:
             info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError as error:
+        raise OutputRefused(f"The output {path} cannot be found.", f"{root}/{path}: {error}", ABSENT) from error
     except OSError as error:
-        raise OutputRefused(f"The output {path} cannot be found.", f"{root}/{path}: {error}") from error
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise OutputRefused(f"The output {path} lies behind a link.", f"{root}/{path}: {error}") from error
     complaint = _complaint(path, info)
     if complaint or stat.S_ISDIR(info.st_mode):
         raise OutputRefused(f"Only regular files can be outputs: {complaint or f'{path} is a directory'}.")

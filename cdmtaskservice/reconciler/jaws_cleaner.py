@@ -10,13 +10,14 @@ import structlog
 
 from cdmtaskservice.domain.clock import Clock
 from cdmtaskservice.domain.errors import DependencyUnavailableError
+from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.sites.jaws.site import JawsSite
 from cdmtaskservice.store.jobs import JobStore
 
 _log = structlog.get_logger(__name__)
 
-_STAGING = 3 * 86400.0
-"""Seconds that a job may have taken to stage its inputs."""
+_CLOCKS_APART = 3600.0
+"""Seconds by which NERSC's clock and this one may be apart."""
 _AT_ONCE = 20
 """Jobs that are cleaned in one go."""
 
@@ -43,28 +44,37 @@ class JawsCleaner:
     async def run(self) -> None:
         """Clean now and then until cancelled."""
         while self._sites:
-            try:
-                while await self.clean_jobs() == _AT_ONCE:
-                    pass
-                await self.expire_inputs()
-            except DependencyUnavailableError as e:
-                _log.info("jaws_cleaning_waits", error=e.message)
-            except Exception:
-                _log.exception("jaws_cleaning_failed")
+            for clean in (self.clean_jobs, self.expire_inputs):
+                try:
+                    await clean()
+                except DependencyUnavailableError as e:
+                    _log.info("jaws_cleaning_waits", error=e.message)
+                except Exception:
+                    _log.exception("jaws_cleaning_failed")
             await asyncio.sleep(self._interval)
 
-    async def clean_jobs(self) -> int:
-        """Clean once; returns how many jobs were cleaned."""
-        over = await self._jobs.over_before(self._sites.keys(), self._clock() - self._keep_jobs, _AT_ONCE)
-        for job in over:
-            site = self._sites[job.site]
-            await site.clean(job.id, job.handles.get(site.info.kind, ()))
-            await self._jobs.set_fields(job.id, {"cleaned": 1})
-        return len(over)
+    async def clean_jobs(self) -> None:
+        """Clean all jobs that are old enough. One that cannot be cleaned now is tried again next time."""
+        since = None
+        while True:
+            before = self._clock() - self._keep_jobs
+            over = await self._jobs.over_before(self._sites.keys(), before, _AT_ONCE, since)
+            for job in over:
+                site = self._sites[job.site]
+                try:
+                    await site.clean(job.id, job.handles.get(site.info.kind, ()))
+                except SiteUnreachableError as e:
+                    _log.warning("job_not_cleaned", job=job.id, error=e.message)
+                    await site.require_up()  # else it would be so with all the others
+                else:
+                    await self._jobs.set_fields(job.id, {"cleaned": 1})
+            if len(over) < _AT_ONCE:
+                return
+            since = over[-1].updated
 
     async def expire_inputs(self) -> None:
         """Remove cached inputs that nobody needs; what was staged for a job that still waits stays."""
         since = await self._jobs.unfinished_since(self._sites.keys())
-        needed = (self._clock() - since).total_seconds() + _STAGING if since is not None else 0.0
+        needed = (self._clock() - since).total_seconds() + _CLOCKS_APART if since is not None else 0.0
         for site in self._sites.values():
             await site.expire_inputs(needed)

@@ -19,30 +19,44 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 
 @dataclass(frozen=True)
 class Flow:
-    """A job's way through NERSC and JAWS. Times in milliseconds since the epoch.
+    """A job's way through NERSC and JAWS. Times in milliseconds since the epoch, 0 for never; 0 and 1 for no and yes.
 
-    attempt: from 1; each is one run at JAWS at most. failed_runs: how many of these JAWS itself failed.
+    version: counts the notes, so that of two who write only one does.
+    attempt: from 1; each is one run at JAWS at most. failed_runs: how many of these came to nothing by JAWS's fault.
+    vain: attempts in a row that JAWS did not take.
+    staged: whether the inputs were seen to be there for this attempt. run: at JAWS, "" for none yet. missing: since
+    when JAWS says that it has no such run.
     task: the kind of the task of remote code that was begun last, "" for none. number: tells its tries apart. handle:
-    its ID at NERSC, "" where that is not known. begun: when. failures: tries that failed in a row, without what was
-    asked being answered; refused, crashed: how many of those were refused, and ended without a word.
-    not_before: when the next try may begin. why, told: why the last one failed, for administrators and for the owner.
-    collected: the task that has found what the run left. run: at JAWS, "" for none yet.
+    its ID at NERSC, "" where that is not known. begun: when. ended: when it was first seen to have come to nothing.
+    left: how many files it was to send.
+    failures: tries that came to nothing in a row; refused, absent, crashed, wrong: how many of those were refused,
+    found nothing, ended without a word, and sent what S3 has otherwise. not_before: when the next try may begin. why,
+    told: why the last one came to nothing, for administrators and for the owner.
+    collected: the task that has found what the run left.
     """
 
+    version: int = 0
     attempt: int = 1
     failed_runs: int = 0
+    vain: int = 0
+    staged: int = 0
+    run: str = ""
+    missing: int = 0
     task: str = ""
     number: int = 0
     handle: str = ""
     begun: int = 0
+    ended: int = 0
+    left: int = 0
     failures: int = 0
     refused: int = 0
+    absent: int = 0
     crashed: int = 0
+    wrong: int = 0
     not_before: int = 0
     why: str = ""
     told: str = ""
     collected: str = ""
-    run: str = ""
 
     @classmethod
     def of(cls, job: JobRecord) -> Flow:
@@ -60,35 +74,45 @@ class Flow:
         """Of the task that was begun last. A submission is made once an attempt."""
         return f"{self.attempt}-{self.task}" + ("" if self.task == "submit" else f"-{self.number}")
 
-    def begin(self, task: str, now: datetime.datetime) -> Flow:
-        """A task of this kind is begun: the next try, where it is the one before again."""
-        fresh = replace(self, failures=0, refused=0, crashed=0, not_before=0, why="", told="", number=0)
-        base = self if task == self.task else fresh
-        return replace(base, task=task, number=base.number + 1, handle="", begun=to_millis(now))
+    @property
+    def submitted(self) -> bool:
+        """Whether JAWS may have a run of the job."""
+        return bool(self.run) or self.attempt > 1 or self.task not in {"", "stage"}
 
-    def failed(self, now: datetime.datetime, why: str, told: str, *, refused: bool = False, lost: bool = False) -> Flow:
-        """The task has failed, and is tried again after a pause."""
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self.failures, 20))
+    def begin(self, task: str, now: datetime.datetime, left: int = 0) -> Flow:
+        """A task of this kind is begun: the next try, where it is the one before again."""
+        base = self
+        if task != self.task:
+            base = replace(self, failures=0, refused=0, absent=0, crashed=0, wrong=0, number=0, why="", told="")
+        if left < base.left:
+            base = replace(base, refused=0)  # the try before has brought something on its way
+        return replace(
+            base, task=task, number=base.number + 1, handle="", begun=to_millis(now), ended=0, not_before=0, left=left
+        )
+
+    def failed(self, now: datetime.datetime, why: str, told: str, counter: str = "") -> Flow:
+        """The task has come to nothing, and is tried again after a pause. counter: counts such tries."""
+        counted: dict[str, Any] = {counter: getattr(self, counter) + 1} if counter else {}
         return replace(
             self,
             failures=self.failures + 1,
-            refused=self.refused + refused,
-            crashed=self.crashed + lost,
-            not_before=to_millis(now + datetime.timedelta(seconds=pause)),
+            not_before=_later(now, self.failures),
             handle="",
             why=why[:1000],
             told=told[:1000],
+            **counted,
         )
 
-    def next_attempt(self, why: str, *, failed_run: bool) -> Flow:
-        """What was submitted came to nothing: the next run."""
+    def next_attempt(self, now: datetime.datetime, why: str, told: str, *, failed_run: bool) -> Flow:
+        """What was submitted came to nothing: the next run, after a pause where JAWS did not take it."""
         return Flow(
+            version=self.version,
             attempt=self.attempt + 1,
             failed_runs=self.failed_runs + failed_run,
-            failures=self.failures,
-            not_before=self.not_before,
+            vain=0 if failed_run else self.vain + 1,
+            not_before=0 if failed_run else _later(now, self.vain),
             why=why[:1000],
-            told=self.told,
+            told=told[:1000],
         )
 
     def age(self, now: datetime.datetime) -> float:
@@ -98,3 +122,13 @@ class Flow:
     def pause(self, now: datetime.datetime) -> float:
         """Seconds before the next try may begin; not more than 0 for at once."""
         return (from_millis(self.not_before) - now).total_seconds()
+
+
+def _later(now: datetime.datetime, times: int) -> int:
+    pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(times, 20))
+    return to_millis(now + datetime.timedelta(seconds=pause))
+
+
+def seconds_since(millis: int, now: datetime.datetime) -> float:
+    """Seconds since a time of a flow."""
+    return (now - from_millis(millis)).total_seconds()

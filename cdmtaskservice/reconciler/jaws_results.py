@@ -12,7 +12,7 @@ from cdmtaskservice.domain.s3_paths import check_output_path, check_s3_path
 from cdmtaskservice.domain.states import JobState
 from cdmtaskservice.reconciler.summary import failure_fields
 from cdmtaskservice.store.containers import ContainerStore
-from cdmtaskservice.store.files import FileStore
+from cdmtaskservice.store.files import INLINE_OUTPUTS, FileStore
 
 Collected = Sequence[Mapping[str, Any]]
 """By container, what `executor/remote/collect.py` found."""
@@ -48,10 +48,13 @@ class JawsResults:
     async def store(self, job: JobRecord, collected: Collected, now: datetime.datetime) -> None:
         """The containers of a run that succeeded are complete."""
         for number, container in enumerate(collected):
-            outputs = OutputFiles(
+            outputs: OutputFiles | None = OutputFiles(
                 [output_path(job, number, o["name"]) for o in container["outputs"]],
                 [o["crc64nvme"] for o in container["outputs"]],
             )
+            if outputs is not None and len(outputs) > INLINE_OUTPUTS:
+                await self._files.put_outputs(job.id, outputs, container=number, attempt=1)
+                outputs = None
             await self._containers.report(
                 job.id,
                 number,
@@ -87,7 +90,11 @@ class JawsResults:
     ) -> tuple[JobState, Mapping[str, Any]]:
         """In which state the job ends, and what it tells of its containers."""
         containers = await self._containers.list(job.id)
-        outputs = [c.outputs for c in containers if c.outputs is not None]
+        outputs = [
+            c.outputs or await self._files.outputs(job.id, container=c.number, attempt=c.attempt)
+            for c in containers
+            if c.state is JobState.COMPLETE
+        ]
         gathered = OutputFiles(
             [file for o in outputs for file in o.files], [crc for o in outputs for crc in o.crc64nvmes]
         )

@@ -19,6 +19,7 @@ from cdmtaskservice.domain.clock import Clock
 from cdmtaskservice.domain.errors import CTSError, DependencyUnavailableError
 from cdmtaskservice.domain.records import JobRecord
 from cdmtaskservice.domain.states import JobState
+from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.store.jobs import JobStore, Lease
 
 _log = structlog.get_logger(__name__)
@@ -231,7 +232,14 @@ class Reconciler:
             current = await self._jobs.get(job.id) or job
             if current.state is JobState.CANCELING and job.state is not JobState.CANCELING:
                 current = job  # canceled meanwhile: the look that this asked for must not wait
-            await self._jobs.release(current, self._owner, next_look=at, failures=job.failures + 1, waiting=why[:1000])
+            await self._jobs.release(
+                current,
+                self._owner,
+                next_look=at,
+                failures=job.failures + 1,
+                waiting=why[:1000],
+                told=e.told if isinstance(e, SiteUnreachableError) else None,
+            )
             return
         finally:
             keeper.cancel()

@@ -41,13 +41,10 @@ from cdmtaskservice.s3.model import PartSpec
 from cdmtaskservice.services.jobs import log_file
 from cdmtaskservice.sites.base import Site
 from cdmtaskservice.store.containers import ContainerStore
-from cdmtaskservice.store.files import FileStore
+from cdmtaskservice.store.files import INLINE_OUTPUTS, FileStore
 from cdmtaskservice.store.jobs import JobStore
 
 _log = structlog.get_logger(__name__)
-
-_INLINE_OUTPUTS = 100
-"""So many output files are kept in the container's own document; more go to chunks."""
 
 _REMEMBERED = 512
 """Jobs whose unchanging parts are kept in memory."""
@@ -204,7 +201,7 @@ class Workers:
             outputs = await self._verified(await self._immutable(job_id), number, update)
             if attempt is None:
                 await self._claim_reported(job_id, number, outputs)
-            if len(outputs) > _INLINE_OUTPUTS:
+            if len(outputs) > INLINE_OUTPUTS:
                 outputs = await self._store_outputs(job_id, number, attempt, outputs)
         now = self._clock()
         usage = update.usage

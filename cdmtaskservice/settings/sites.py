@@ -206,6 +206,8 @@ class JawsSite(SiteBase):
 
     kind: Literal["jaws"]
     """Which kind of engine runs the site's jobs, and so which other settings the site has: jaws, a site of JAWS."""
+    gpus_per_node: int = Field(default=0, ge=0, le=0)
+    """GPUs of a node: the most that a container may ask for. At JAWS sites there are none for our jobs."""
     jaws_site: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     """What JAWS calls the site."""
 

@@ -17,19 +17,19 @@ from cdmtaskservice.domain.records import Usage
 
 
 class SiteUnreachableError(DependencyUnavailableError):
-    """The engine does not answer now. It delays jobs and never fails them."""
+    """The engine does not answer now. It delays jobs and never fails them. told: the same for a job's owner, if there
+    is something to say."""
+
+    def __init__(self, message: str, told: str | None = None) -> None:
+        super().__init__(message)
+        self.told = told
 
 
 class SubmissionRefusedError(SiteUnreachableError):
     """Nothing of a submission has taken effect: the engine has said no to all of it, or was not even asked.
 
-    It is a matter for administrators and no fault of the job, which waits. told: the same for its owner, if there is
-    something to say.
+    It is a matter for administrators and no fault of the job, which waits.
     """
-
-    def __init__(self, message: str, told: str | None = None) -> None:
-        super().__init__(message)
-        self.told = told
 
 
 @dataclass(frozen=True, order=True)

@@ -18,6 +18,9 @@ from cdmtaskservice.store.database import Database, store_call
 CHUNK = 500
 """Files in a chunk."""
 
+INLINE_OUTPUTS = 100
+"""So many output files of a container may stand in its own document."""
+
 _JOB = -1
 """Stands for the container number where a chunk belongs to the whole job."""
 

@@ -268,36 +268,42 @@ class JobStore:
         )
 
     @store_call
-    async def note_flow(self, job_id: str, flow: Mapping[str, Any]) -> None:
-        """Note how far the job has come, for the next look; only whoever has the lease does so."""
-        await self._jobs.find_one_and_update({"_id": job_id}, {"$set": {"flow": dict(flow)}}, projection={"_id": 1})
+    async def note_flow(self, job: JobRecord, flow: Mapping[str, Any]) -> bool:
+        """Note how far the job has come, for the next look. False, noting nothing, where somebody else has moved it or
+        noted something since `job` was read. flow: with a `version` that is one more than the job's."""
+        seen = {"_id": job.id, "made": len(job.transitions), "flow.version": job.flow.get("version")}
+        done = await self._jobs.find_one_and_update(seen, {"$set": {"flow": dict(flow)}}, projection={"_id": 1})
+        return done is not None
 
     async def note_handle(self, job_id: str, kind: str, handle: str) -> None:
         """An engine calls something that it was given `handle`; once more is no error."""
         await self.end_submission(job_id, kind, (handle,))
 
     @store_call
-    async def over_before(self, sites: Collection[str], time: datetime.datetime, limit: int) -> Sequence[JobRecord]:
-        """Jobs of these sites that were over before `time`, and whose files there are not cleaned."""
+    async def over_before(
+        self, sites: Collection[str], time: datetime.datetime, limit: int, since: datetime.datetime | None = None
+    ) -> Sequence[JobRecord]:
+        """Jobs of these sites that were over before `time`, and since `since`, and whose files there are not cleaned;
+        the oldest first."""
         found = self._jobs.find(
             {
                 "site": {"$in": sorted(sites)},
                 "state": {"$in": sorted(s.value for s in TERMINAL_STATES)},
                 "cleaned": None,
-                "updated": {"$lt": to_millis(time)},
+                "updated": {"$lt": to_millis(time), **({"$gte": to_millis(since)} if since is not None else {})},
             }
         )
         return [decode_job(d) for d in await found.sort([("updated", 1)]).limit(limit).to_list(limit)]
 
     @store_call
     async def unfinished_since(self, sites: Collection[str]) -> datetime.datetime | None:
-        """The last state change of that job of these sites which has not changed for longest and is not over."""
-        found = await self._jobs.find_one(
-            {"site": {"$in": sorted(sites)}, "state": {"$in": sorted(s.value for s in JobState if not s.is_terminal)}},
-            {"updated": 1},
-            sort=[("updated", 1)],
-        )
-        return from_millis(found["updated"]) if found else None
+        """When the oldest job of these sites that is not over was submitted."""
+        query = {
+            "site": {"$in": sorted(sites)},
+            "state": {"$in": sorted(s.value for s in JobState if not s.is_terminal)},
+        }
+        begun = [d["transitions"][0]["time"] async for d in self._jobs.find(query, {"transitions": 1})]
+        return from_millis(min(begun)) if begun else None
 
     @store_call
     async def end_submission(self, job_id: str, kind: str, handles: Sequence[str]) -> None:

@@ -24,7 +24,8 @@ from cdmtaskservice.events.kafka import KafkaConfig, KafkaPublisher
 from cdmtaskservice.reconciler.cleaner import Cleaner
 from cdmtaskservice.reconciler.container_jobs import ContainerJobConfig, ContainerJobs
 from cdmtaskservice.reconciler.jaws_cleaner import JawsCleaner
-from cdmtaskservice.reconciler.jaws_jobs import JawsJobConfig, JawsJobs
+from cdmtaskservice.reconciler.jaws_jobs import JawsJobs
+from cdmtaskservice.reconciler.jaws_tasks import JawsJobConfig
 from cdmtaskservice.reconciler.loop import LoopConfig, Reconciler
 from cdmtaskservice.reconciler.relay import Relay
 from cdmtaskservice.reconciler.steps import StepsBySite
@@ -125,7 +126,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             JawsJobConfig(
                 look_delay=settings.reconciler.look_delay.total_seconds(),
                 max_attempts=settings.jobs.max_attempts,
-                submit_window=2 * settings.jaws.submit_timeout.total_seconds() + 60,
+                submit_timeout=settings.jaws.submit_timeout.total_seconds(),
             ),
         )
         step = StepsBySite(

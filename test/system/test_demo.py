@@ -55,7 +55,7 @@ def short_dir() -> Iterator[Path]:
         yield Path(directory)
 
 
-@pytest.mark.parametrize("site", ["local", "htcondor"])
+@pytest.mark.parametrize("site", ["local", "htcondor", "jaws"])
 def test_the_demo(site: str, parts: Path, short_dir: Path):
     if site == "htcondor" and (missing := missing_pool_parts(parts)):
         pytest.skip(f"missing: {'; '.join(missing)} (run `make setup`)")

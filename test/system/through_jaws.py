@@ -20,30 +20,6 @@ QUICK_JAWS = {
 }
 
 
-def jaws_settings(nersc: NerscSite) -> Mapping[str, str]:
-    """The variables of the settings template by which a service finds the stand-ins."""
-    paths = {
-        "KBCTS_NERSC_CREDENTIALS_FILE": nersc.credentials_file,
-        "KBCTS_NERSC_CODE_DIR": nersc.code_dir,
-        "KBCTS_JAWS_TOKEN_FILE": nersc.jaws_token_file,
-        "KBCTS_JAWS_EXECUTABLE": nersc.jaws_command,
-        "KBCTS_JAWS_STAGING_DIR": nersc.staging_dir,
-        "KBCTS_JAWS_SUBMIT_STAGING_DIR": nersc.submit_staging_dir,
-        "KBCTS_JAWS_OUTPUTS_DIR": nersc.outputs_dir,
-        "KBCTS_JAWS_SUBMIT_OUTPUTS_DIR": nersc.submit_outputs_dir,
-        "KBCTS_JAWS_SCRATCH_DIR": "/pscratch/cts",
-    }
-    return {
-        **{name: str(path) for name, path in paths.items()},
-        "KBCTS_NERSC_API_URL": nersc.sfapi_url,
-        "KBCTS_NERSC_TOKEN_URL": nersc.token_url,
-        "KBCTS_NERSC_USER": nersc.nersc_user,
-        "KBCTS_JAWS_URL": nersc.jaws_url,
-        "KBCTS_JAWS_USER": nersc.jaws_user,
-        "KBCTS_JAWS_TEAM": nersc.jaws_team,
-    }
-
-
 def jaws_service(
     stack: EmbeddedStack,
     home: Path,
@@ -54,5 +30,5 @@ def jaws_service(
     command: Sequence[str] = ("-m", "cdmtaskservice.cli", "serve"),
 ) -> EmbeddedService:
     """A service with both JAWS sites beside the local one."""
-    settings = {**jaws_settings(nersc), **overrides}
+    settings = {**nersc.settings(), **overrides}
     return EmbeddedService(stack, home, settings, name=name, command=command)

@@ -9,10 +9,11 @@ import pytest
 
 import cdmtaskservice.executor
 
-MODULES = sorted(Path(cdmtaskservice.executor.__file__).parent.glob("*.py"))
+ROOT = Path(cdmtaskservice.executor.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.stem)
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(ROOT)))
 def test_module_is_python_3_9_and_imports_nothing_else(module: Path) -> None:
     text = module.read_text()
     tree = ast.parse(text, feature_version=(3, 9))

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..checksum import encoded
-from ..failures import LATER, ContainerFailure
+from ..failures import ABSENT, ContainerFailure
 from ..fence import Fence
-from ..outputs import look
+from ..outputs import MOST_OUTPUTS, look
 from ..reporting import Progress
 from ..upload import Pending, Source, Uploads
 from .task import Task, write_aside
@@ -82,13 +83,19 @@ def _told(name: str, pending: Pending) -> Mapping[str, object]:
 def _succeeded(plan: Mapping[str, Any]) -> Sequence[_Container]:
     told = _read(plan, "outputs.json")
     files = {key: told.get(f"{plan['workflow']}.{key}") for key in ("outputs", "stdouts", "stderrs")}
-    if any(not isinstance(v, list) or len(v) != plan["containers"] for v in files.values()):
+    good = all(isinstance(v, list) and len(v) == plan["containers"] for v in files.values())
+    if not good or not all(isinstance(o, list) for o in files["outputs"] or ()):
         raise ContainerFailure(
             "JAWS did not tell of the job's outputs as it should.",
             f"outputs.json does not have {plan['containers']} entries of {', '.join(files)} each: {str(told)[:1000]}",
         )
     containers = []
-    for outputs, stdout, stderr in zip(*files.values()):
+    for number, (outputs, stdout, stderr) in enumerate(zip(*files.values())):
+        if len(outputs) > MOST_OUTPUTS:
+            raise ContainerFailure(
+                f"Container {number} has left {len(outputs)} output files, more than the {MOST_OUTPUTS} that one "
+                "container may leave. Pack them into archives, or use more containers."
+            )
         container = _Container()
         container.exit_code = 0
         for path in outputs:
@@ -106,11 +113,12 @@ def _succeeded(plan: Mapping[str, Any]) -> Sequence[_Container]:
 
 
 def _failed(plan: Mapping[str, Any], directory: str) -> Sequence[_Container]:
-    calls = _read(plan, "errors.json").get("calls")
+    # What is no Unicode can be neither written nor stored.
+    told = json.loads(json.dumps(_read(plan, "errors.json"), ensure_ascii=False).encode("utf-8", "replace"))
+    calls = told.get("calls")
     failed = calls.get(f"{plan['workflow']}.{plan['task']}", []) if isinstance(calls, dict) else []
     containers = [_Container() for _ in range(plan["containers"])]
-    logs = os.path.join(directory, "logs")
-    os.makedirs(logs, exist_ok=True)
+    logs = tempfile.mkdtemp(prefix="logs-", dir=directory)  # another process may be doing the same
     for call in failed:
         number = call.get("shardIndex")
         if not isinstance(number, int) or not 0 <= number < len(containers):
@@ -119,12 +127,16 @@ def _failed(plan: Mapping[str, Any], directory: str) -> Sequence[_Container]:
         code = call.get("returnCode")
         container.exit_code = code if isinstance(code, int) else None
         container.failure = _failure(call)
+        container.logs = []  # of several tries the last one counts
         for stream in STREAMS:
             text = call.get(f"{stream}Contents")
             if isinstance(text, str):
                 write_aside(os.path.join(logs, f"{number}.{stream}"), text)
                 container.logs.append(Source(logs, look(logs, f"{number}.{stream}"), stream))
         container.script_failure = _marked(call.get("stderrContents"), plan["mark"])
+    if not any(c.failure for c in containers):
+        for container in containers:
+            container.failure = f"JAWS failed the run as a whole: {json.dumps(told)[:_MOST_WORDS]}"
     return containers
 
 
@@ -141,7 +153,7 @@ def _failure(call: Mapping[str, Any]) -> str:
 
 
 def _marked(stderr: object, mark: str) -> str | None:
-    lines = stderr.splitlines() if isinstance(stderr, str) else []
+    lines = stderr.split("\n") if isinstance(stderr, str) else []
     return next((line[len(mark) :] for line in reversed(lines) if line.startswith(mark)), None)
 
 
@@ -172,9 +184,10 @@ def _read(plan: Mapping[str, Any], name: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             told = json.load(file)
-    except (OSError, ValueError) as error:
-        # It may be on its way: the file systems are not the same.
-        raise ContainerFailure("JAWS has left no results.", f"{path}: {error}", LATER) from error
+    except (FileNotFoundError, ValueError) as error:
+        os.listdir(plan["paths"][0][1])  # raises where it is the file system that is away
+        # It may be on its way.
+        raise ContainerFailure("JAWS has left no results.", f"{path}: {error}", ABSENT) from error
     return told if isinstance(told, dict) else {}
 
 

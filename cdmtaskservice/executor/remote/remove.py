@@ -32,7 +32,7 @@ def _remove_tree(root: str, name: str) -> int:
     path = os.path.join(root, name)
     if not os.path.lexists(path):
         return 0
-    if os.path.realpath(root) != os.path.normpath(root) and os.path.islink(root):
+    if os.path.islink(root.rstrip("/")):
         raise ContainerFailure("The job's files cannot be removed.", f"{root} is a symbolic link")
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         raise ContainerFailure("The job's files cannot be removed.", f"{path} is no directory")
@@ -43,7 +43,7 @@ def _remove_tree(root: str, name: str) -> int:
 def _remove_expired(root: str, age: float, task: Task) -> int:
     oldest = time.time() - age
     removed = 0
-    for directory, _, files in os.walk(root):
+    for directory, _, files in os.walk(root, topdown=False):
         task.stop.check()
         for name in files:
             path = os.path.join(directory, name)
@@ -51,4 +51,7 @@ def _remove_expired(root: str, age: float, task: Task) -> int:
                 if os.lstat(path).st_mtime < oldest:
                     os.unlink(path)
                     removed += 1
+        with suppress(OSError):  # it is not empty, or gone
+            if directory != root and os.lstat(directory).st_mtime < oldest:
+                os.rmdir(directory)
     return removed

@@ -11,6 +11,7 @@ Result: `fetched` and `reused`, numbers of files.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -69,6 +70,7 @@ def _missing(cache: str, inputs: Sequence[InputFile], threads: int, stop: Stop) 
         path = os.path.join(cache, wanted.path)
         if _holds(path, wanted, scope):
             os.utime(path)
+            os.chmod(path, 0o440)  # it may be of a stage that failed on the way
             there.add(wanted.path)
 
     for_each(inputs, one, threads, scope)
@@ -79,6 +81,11 @@ def _holds(path: str, wanted: InputFile, stop: Stop) -> bool:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        os.unlink(path)
         return False
     crc = 0
     with os.fdopen(fd, "rb", buffering=0) as file:

@@ -1,7 +1,7 @@
 """`submit`: a run's files, and the one `jaws submit` of its attempt.
 
 Plan: `directory` (for the files), `files` (each `name`, `content`), `command` (the arguments that submit the run),
-`environment`, `timeout` (seconds).
+`environment`, `timeout` (seconds), `not_after` (seconds since the epoch: nobody waits for what begins later).
 Result: `run_id`.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -28,6 +29,9 @@ def work(task: Task) -> Mapping[str, object]:
         make_open(os.path.dirname(path))
         write_aside(path, file["content"])
         os.chmod(path, 0o640)
+    if time.time() > plan["not_after"]:
+        raise ContainerFailure("The job could not be submitted to JAWS.", "NERSC began the submission too late", LATER)
+    task.stop.check()
     task.begin_once()
     try:
         ran = subprocess.run(

@@ -1,19 +1,25 @@
 """A task's directory: what the service asks in `plan.json`, and what came of it in `result.json`.
 
-The result is written aside and renamed, so whoever finds it finds it whole, and it is written once: running a task
-again whose result is there changes nothing. A file `stop` in the directory ends a task that runs.
+The result appears whole, and once: of two processes that do the same task, as after a command that was begun twice, the
+first to end is believed. While a task runs, its file `alive` is touched. A file with the plan's name and `.stop` ends a
+task, or keeps it from beginning.
 
 `result.json` is `{"ok": true, …}`, or `{"ok": false, "error", "admin_error", "again"}`: `error` is for the job's owner,
 and `again` says when another try is worth it: "later" where something did not answer, "renewed" where a URL was
-refused, and null where the answer would be the same.
+refused, "absent" where what is looked for may be about to come, and null where the answer would be the same.
+
+Every plan may have a `callback` (URL) and a `time_limit` (seconds).
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import stat
+import tempfile
 import threading
+import time
 import traceback
 import urllib.request
 from collections.abc import Mapping
@@ -25,6 +31,7 @@ from ..jsonlog import Log
 from ..stopping import Stop, stopped_by_signals
 
 _STOP_INTERVAL = 1.0
+_ALIVE_INTERVAL = 30.0
 _CALLBACK_TIMEOUT = 10.0
 
 
@@ -33,7 +40,7 @@ class AlreadyBegun(Exception):
 
 
 class Stopped(Ended):
-    """The service wants the task no more."""
+    """The service wants the task no more, or it takes too long."""
 
 
 class Task:
@@ -63,9 +70,12 @@ def run(plan_file: str, directory: str, work: Callable[[Task], Mapping[str, obje
     plan = _take(plan_file, os.path.join(directory, "plan.json"))
     stop, log = Stop(), Log(task=directory)
     over = threading.Event()
-    threading.Thread(target=_watch, args=(os.path.join(directory, "stop"), stop, over), daemon=True).start()
+    watch = _Watch(f"{plan_file}.stop", os.path.join(directory, "alive"), plan.get("time_limit"), stop)
+    watch.look()
+    threading.Thread(target=watch.until, args=(over,), daemon=True).start()
     with stopped_by_signals(stop):
         try:
+            stop.check()
             told = {"ok": True, **work(Task(directory, plan, stop, log))}
         except AlreadyBegun:
             raise
@@ -78,7 +88,7 @@ def run(plan_file: str, directory: str, work: Callable[[Task], Mapping[str, obje
             log.event("failed", error=f"{type(error).__name__}: {error}")
         finally:
             over.set()
-    write_aside(result, json.dumps(told))
+    _publish(result, json.dumps(told))
     _call_back(plan.get("callback"))
 
 
@@ -97,12 +107,25 @@ def make_open(directory: str) -> None:
 
 def write_aside(path: str, text: str) -> None:
     """Write a file that is whole as soon as it is there."""
-    aside = f"{path}.{os.getpid()}.aside"
-    with open(aside, "w", encoding="utf-8", newline="") as file:
+    os.replace(_aside(path, text), path)
+
+
+def _publish(path: str, text: str) -> None:
+    """Write a file that is whole as soon as it is there, unless another is there already."""
+    aside = _aside(path, text)
+    with suppress(FileExistsError):
+        os.link(aside, path)
+    os.unlink(aside)
+
+
+def _aside(path: str, text: str) -> str:
+    """A new file beside `path`. Other machines may be writing there, too."""
+    fd, aside = tempfile.mkstemp(prefix=".aside-", dir=os.path.dirname(path))
+    with os.fdopen(fd, "w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, path)
+    return aside
 
 
 def _take(plan_file: str, kept: str) -> Mapping[str, Any]:
@@ -118,15 +141,34 @@ def _failed(error: str, admin_error: str | None, again: str | None) -> dict[str,
     return {"ok": False, "error": error, "admin_error": admin_error, "again": again}
 
 
-def _watch(path: str, stop: Stop, over: threading.Event) -> None:
-    while not over.wait(_STOP_INTERVAL):
-        if os.path.exists(path):
-            stop.set(Stopped("the job is over"))
-            return
+class _Watch:
+    """Ends a task that is not wanted any more, or takes too long, and shows that it is alive."""
+
+    def __init__(self, stop_file: str, alive_file: str, time_limit: float | None, stop: Stop) -> None:
+        self._stop_file = stop_file
+        self._alive_file = alive_file
+        self._end = time.monotonic() + time_limit if time_limit else None
+        self._stop = stop
+        self._shown = -_ALIVE_INTERVAL
+
+    def until(self, over: threading.Event) -> None:
+        while not over.wait(_STOP_INTERVAL):
+            self.look()
+
+    def look(self) -> None:
+        now = time.monotonic()
+        with suppress(OSError):
+            if os.path.exists(self._stop_file):
+                self._stop.set(Stopped("the job is over"))
+            if now - self._shown >= _ALIVE_INTERVAL:
+                write_aside(self._alive_file, str(int(time.time())))
+                self._shown = now
+        if self._end is not None and now > self._end:
+            self._stop.set(Stopped("it took longer than its time limit"))
 
 
 def _call_back(url: str | None) -> None:
     """Tell the service that there is a result to read. It would find it without."""
     if url:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, http.client.HTTPException):
             urllib.request.urlopen(url, timeout=_CALLBACK_TIMEOUT).close()  # noqa: S310 - of the plan

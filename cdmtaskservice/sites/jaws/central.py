@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 
 from cdmtaskservice.sites.base import SiteUnreachableError
+from cdmtaskservice.sites.jaws.breaker import Breaker
 from cdmtaskservice.sites.jaws.config import JawsConfig
 from cdmtaskservice.sites.jaws.credentials import WatchedFile
 
@@ -22,6 +24,8 @@ _SEARCH_DAYS = 30
 """How far back runs are searched. A submission in doubt is minutes old."""
 
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
+_CANCELLATION = re.compile(r"cancell?(ed|ing)( by .*)?", re.IGNORECASE)
+"""What the log says of a run that somebody cancelled; an engine may cancel jobs of its own for other reasons."""
 
 
 class NoSuchRunError(Exception):
@@ -53,13 +57,24 @@ class JawsRun:
         return self.status == "done"
 
 
+@dataclass(frozen=True)
+class RunLog:
+    """What JAWS has noted of a run, as text, and whether one of its states was that it was cancelled."""
+
+    text: str
+    says_cancelled: bool
+
+
 class JawsCentral:
     """A client. Every method raises SiteUnreachableError where JAWS does not answer as it should."""
 
     def __init__(self, config: JawsConfig) -> None:
         self._token = WatchedFile(config.token, "JAWS token")
         self._user = config.user
+        self._good: str | None = None
+        """The last token that was seen to be the user's."""
         self._http = httpx.AsyncClient(base_url=config.url.rstrip("/"), timeout=config.timeout, follow_redirects=False)
+        self._breaker = Breaker()
         self._random = random.Random()  # noqa: S311 - jitter
 
     async def close(self) -> None:
@@ -68,12 +83,15 @@ class JawsCentral:
 
     async def check_user(self) -> None:
         """The token must be the configured user's. Raises: JawsRefusedError."""
-        body = await self._call("GET", "/api/v2/user")
-        found = body.get("uid")
+        await self._check_token(self._token.read_token())
+
+    async def _check_token(self, token: str) -> None:
+        found = (await self._ask(token, "GET", "/api/v2/user", None)).get("uid")
         if found != self._user:
             raise JawsRefusedError(
                 f"The JAWS token belongs to the user {found}, and jaws.user is {self._user}: set one right"
             )
+        self._good = token
 
     async def run(self, run_id: str) -> JawsRun:
         """A run. Raises: NoSuchRunError."""
@@ -87,12 +105,14 @@ class JawsCentral:
             if "too late" not in e.message:
                 raise
 
-    async def log(self, run_id: str) -> str:
-        """What JAWS has noted of a run, as text. Raises: NoSuchRunError."""
+    async def log(self, run_id: str) -> RunLog:
+        """What JAWS has noted of a run. Raises: NoSuchRunError."""
         body = await self._call("GET", f"/api/v2/run/{run_id}/run_log")
         entries = body.get("_", body)
         rows = entries if isinstance(entries, list) else [entries]
-        return "\n".join(" ".join(str(v) for v in (r.values() if isinstance(r, dict) else [r])) for r in rows)
+        values = [[str(v) for v in (r.values() if isinstance(r, dict) else [r])] for r in rows]
+        cancelled = any(_CANCELLATION.fullmatch(v.strip()) for row in values for v in row)
+        return RunLog("\n".join(" ".join(row) for row in values), cancelled)
 
     async def recent_runs(self) -> Sequence[JawsRun]:
         """All runs of the token's user in the last days, whatever became of them."""
@@ -107,13 +127,25 @@ class JawsCentral:
 
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The JSON object of the answer; a list comes as the value of the key `_`."""
+        token = self._token.read_token()
+        if token != self._good:
+            # To another user's questions JAWS says that there is no such run.
+            await self._check_token(token)
+        return await self._ask(token, method, path, body)
+
+    async def _ask(self, token: str, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        self._breaker.check()
         why = ""
         for attempt in range(_TRIES):
             if attempt:
                 await asyncio.sleep(_PAUSE * 2 ** (attempt - 1) * self._random.uniform(0.5, 1.0))
-            headers = {"Authorization": f"Bearer {self._token.read_token()}"}
+            headers = {"Authorization": f"Bearer {token}"}
             try:
                 reply = await self._http.request(method, path, headers=headers, json=body)
+            except httpx.TimeoutException as e:
+                why = f"JAWS Central does not answer: {type(e).__name__} {e}".strip()
+                self._breaker.open(why)
+                break
             except httpx.HTTPError as e:
                 why = f"JAWS Central does not answer: {type(e).__name__} {e}".strip()
                 continue

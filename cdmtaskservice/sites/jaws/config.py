@@ -110,10 +110,10 @@ class Places:
     def outputs_here(self, output_dir: str) -> str | None:
         """A run's results as the transfer nodes see them; None where they are not where they should be."""
         there, here = self._outputs
-        steps = output_dir.split("/")
-        if not output_dir.startswith(f"{there}/") or ".." in steps:
+        steps = [s for s in output_dir[len(there) :].split("/") if s not in {"", "."}]
+        if not output_dir.startswith(f"{there}/") or not steps or ".." in steps:
             return None
-        return here + output_dir[len(there) :].rstrip("/")
+        return "/".join([here, *steps])
 
     @property
     def output_paths(self) -> tuple[str, str]:

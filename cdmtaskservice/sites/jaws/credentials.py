@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def parse_credentials(text: str, path: Path) -> SfapiCredentials:
     """
     first, _, key = text.partition("\n")
     client_id = first.strip()
-    if not client_id or not key.strip() or "BEGIN" in client_id:
+    if not re.fullmatch(r"[\w.-]{1,64}", client_id) or not key.strip():
         raise SiteUnreachableError(
             f"The NERSC credentials in {path} must have the client's ID in the first line, and its private key after it"
         )

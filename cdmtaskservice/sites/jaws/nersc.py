@@ -26,6 +26,7 @@ from sfapi_client import AsyncClient
 from sfapi_client.exceptions import SfApiError
 
 from cdmtaskservice.sites.base import SiteUnreachableError
+from cdmtaskservice.sites.jaws.breaker import Breaker
 from cdmtaskservice.sites.jaws.config import NerscConfig
 from cdmtaskservice.sites.jaws.credentials import SfapiCredentials, WatchedFile, parse_credentials
 
@@ -74,6 +75,7 @@ class Nersc:
         self._why_refused = ""
         self._closing: set[asyncio.Task[None]] = set()
         self._renewing = asyncio.Lock()
+        self._breaker = Breaker()
         self._slots = asyncio.Semaphore(config.concurrency)
 
     async def close(self) -> None:
@@ -180,6 +182,8 @@ class Nersc:
     ) -> httpx.Response | None:
         """One call. None for an answer with a status of `missing`. A token that has run out is got anew, once."""
         for last in (False, True):
+            self._breaker.check()
+            client = None
             try:
                 async with self._slots, asyncio.timeout(self._config.timeout):
                     client = await self._current()
@@ -188,14 +192,16 @@ class Nersc:
                 status = e.response.status_code
                 if status in missing:
                     return None
-                if status in {401, 403} and not last:
+                if status in {401, 403} and not last and client is not None:
                     await self._forget(client)
                     continue
                 words = e.response.text[:500]
                 kind = NerscRefusedError if status < 500 and status != 429 else SiteUnreachableError
                 raise kind(f"NERSC answers {e.request.method} {e.request.url.path} with {status}: {words}") from e
             except TimeoutError:
-                raise SiteUnreachableError(f"NERSC did not answer within {self._config.timeout:.0f} seconds") from None
+                why = f"NERSC did not answer within {self._config.timeout:.0f} seconds"
+                self._breaker.open(why)
+                raise SiteUnreachableError(why) from None
             except (httpx.HTTPError, tenacity.RetryError, SfApiError) as e:
                 if isinstance(e, httpx.RemoteProtocolError) and not last:
                     continue  # a connection that was kept for too long
@@ -213,6 +219,8 @@ class Nersc:
     async def _renew(self) -> None:
         """Take up credentials that are new, unless they are somebody else's."""
         credentials = parse_credentials(self._file.read(), self._config.credentials)
+        if credentials == self._used:
+            self._refused = None
         if credentials == self._refused and self._used is not None:
             credentials = self._used
         if credentials == self._used and self._client is not None:

@@ -15,6 +15,9 @@ from cdmtaskservice.sites.jaws.config import JawsSiteConfig
 
 Plan = Mapping[str, Any]
 
+_SLOWEST = 5_000_000
+"""Bytes a second that a transfer must move."""
+
 
 def stage(config: JawsSiteConfig, inputs: InputFiles, urls: Sequence[str]) -> Plan:
     """Every input of a job into the site's cache. urls: presigned GETs, in the order of the inputs."""
@@ -24,6 +27,7 @@ def stage(config: JawsSiteConfig, inputs: InputFiles, urls: Sequence[str]) -> Pl
         "inputs": [{"file": f, "name": cached_name(c, s), "url": u, "size": s, "crc64nvme": c} for f, u, s, c in files],
         "connections": config.connections,
         "patience": config.patience,
+        "time_limit": _time_limit(config, sum(inputs.sizes)),
     }
 
 
@@ -38,8 +42,11 @@ def tag(job_id: str, attempt: int | str = "") -> str:
     return f"cts-{job_id}-{attempt}"
 
 
-def submit(config: JawsSiteConfig, job: JobRecord, attempt: int, inputs: InputFiles, settings_file: str) -> Plan:
-    """The run of one attempt. settings_file: of the `jaws` command."""
+def submit(
+    config: JawsSiteConfig, job: JobRecord, attempt: int, inputs: InputFiles, settings_file: str, not_after: float
+) -> Plan:
+    """The run of one attempt. settings_file: of the `jaws` command. not_after: seconds since the epoch by which that
+    must have been called."""
     there = config.places.run_dir(job.id, attempt)
     params = Parameters.model_validate(job.input["params"])
     containers, manifests = [], []
@@ -79,6 +86,7 @@ def submit(config: JawsSiteConfig, job: JobRecord, attempt: int, inputs: InputFi
         ],
         "environment": {"JAWS_USER_CONFIG": settings_file},
         "timeout": jaws.submit_timeout,
+        "not_after": not_after,
     }
 
 
@@ -105,6 +113,7 @@ def send(config: JawsSiteConfig, files: Sequence[Mapping[str, Any]]) -> Plan:
         "part_size": config.part_size,
         "connections": config.connections,
         "patience": config.patience,
+        "time_limit": _time_limit(config, sum(f["size"] for f in files)),
     }
 
 
@@ -114,3 +123,8 @@ def remove(trees: Sequence[tuple[str, str]], expired: Sequence[tuple[str, float]
         "trees": [{"root": root, "name": name} for root, name in trees],
         "expired": [{"root": root, "age": age} for root, age in expired],
     }
+
+
+def _time_limit(config: JawsSiteConfig, size: int) -> float:
+    """Seconds after which a transfer of so many bytes is begun anew, whatever it does."""
+    return 2 * config.patience + size / _SLOWEST

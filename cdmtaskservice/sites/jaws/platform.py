@@ -10,6 +10,7 @@ import asyncio
 import configparser
 import hashlib
 import io
+import secrets
 import shlex
 import time
 from collections.abc import Awaitable, Callable
@@ -68,6 +69,8 @@ class JawsPlatform:
         self._token = WatchedFile(jaws.token, "JAWS token")
         self._clock = clock
         self._sha256 = ""
+        self._name = secrets.token_hex(4)
+        """Tells what this process uploads from what others do."""
         self._installed_token: str | None = None
         self._ready_since: float | None = None
         self._why = "the connection to NERSC and JAWS is being set up"
@@ -123,23 +126,23 @@ class JawsPlatform:
     async def set_up(self) -> None:
         """See to it once that all is there. Raises: SiteUnreachableError."""
         await self.nersc.check()
-        await self.central.check_user()
         archive = await self._archive()
         self._sha256 = hashlib.sha256(archive).hexdigest()
         await self._install_code(archive)
-        await self.install_token()
+        await self.install_token(anew=True)
 
-    async def install_token(self) -> None:
-        """Put the JAWS token where the `jaws` command reads it, unless it is there."""
+    async def install_token(self, *, anew: bool = False) -> None:
+        """Put the JAWS token where the `jaws` command reads it, unless that was done. It must be the right user's."""
         token = self._token.read_token()
-        if token == self._installed_token:
+        if token == self._installed_token and not anew:
             return
+        await self.central.check_user()
         settings = configparser.ConfigParser()
         settings.optionxform = str  # type: ignore[assignment,method-assign]
         settings["USER"] = {"token": token.replace("%", "%%"), "default_team": self.jaws_config.team}
         text = io.StringIO()
         settings.write(text)
-        aside = f"{self.plans}/jaws.conf"
+        aside = f"{self.plans}/jaws-{self._name}.conf"
         await self.nersc.upload(self.nersc_config.transfer_machine, aside, text.getvalue().encode())
         await self._shell(
             f"chmod 600 {shlex.quote(aside)} && mv -f {shlex.quote(aside)} {shlex.quote(self.jaws_settings)}"
@@ -155,7 +158,7 @@ class JawsPlatform:
         )
         if "there" in there:
             return
-        uploaded = f"{self._sha256}.{hashlib.sha256(repr(self).encode()).hexdigest()[:8]}.tgz"
+        uploaded = f"{self._sha256}.{self._name}.tgz"
         await self.nersc.upload(self.nersc_config.transfer_machine, f"{directory}/code/{uploaded}", archive)
         await self._shell(_UNPACK, f"{directory}/code", self._sha256, uploaded)
         _log.info("code_installed", sha256=self._sha256)

@@ -18,21 +18,28 @@ from typing import Any
 
 import structlog
 
-from cdmtaskservice.domain.errors import NoSuchBucketError, NoSuchS3PathError
+from cdmtaskservice.domain.errors import ChecksumMismatchError, NoSuchS3PathError
 from cdmtaskservice.domain.records import InputFiles, JobRecord
 from cdmtaskservice.s3.client import S3Client
 from cdmtaskservice.s3.model import PartSpec, S3Object
 from cdmtaskservice.sites.base import Run, SiteHealth, SiteInfo, SiteUnreachableError
 from cdmtaskservice.sites.jaws import plans
-from cdmtaskservice.sites.jaws.central import JawsRun, NoSuchRunError
+from cdmtaskservice.sites.jaws.central import JawsRun, NoSuchRunError, RunLog
 from cdmtaskservice.sites.jaws.config import JawsSiteConfig
 from cdmtaskservice.sites.jaws.plans import Plan
 from cdmtaskservice.sites.jaws.platform import JawsPlatform
 
 _log = structlog.get_logger(__name__)
 
-_HEALTH_GOOD_FOR = 10.0
-"""Seconds for which an answer about NERSC and JAWS is used again."""
+_GOOD_FOR, _BAD_FOR = 10.0, 1.0
+"""Seconds for which it is believed that NERSC and JAWS can be used, and that they cannot."""
+
+_SILENCE = 900.0
+"""Seconds without a sign of life after which a task is lost, whatever NERSC says."""
+
+_HEADS_AT_ONCE = 64
+_SIGN_AT_ONCE = 200
+"""Requests that are signed before other tasks have their turn."""
 
 _ALREADY_BEGUN = 3
 """Exit code of remote code that may not be run again."""
@@ -101,9 +108,9 @@ class JawsSite:
     async def health(self) -> SiteHealth:
         """Whether NERSC and JAWS can take work now."""
         async with self._asking:
-            now = time.monotonic()
-            if self._health is None or now - self._health[0] > _HEALTH_GOOD_FOR:
-                self._health = now, await self._ask_health()
+            if self._health is None or time.monotonic() > self._health[0]:
+                health = await self._ask_health()
+                self._health = time.monotonic() + (_GOOD_FOR if health.available else _BAD_FOR), health
             return self._health[1]
 
     async def require_up(self) -> None:
@@ -128,19 +135,22 @@ class JawsSite:
         self._platform.require_ready()
         nersc, config = self._platform.nersc, self._platform.nersc_config
         plan = {**plan, "callback": self._callback(kind, job_id)}
-        file = f"{self._platform.plans}/{job_id}-{name}.json"
+        file = self._plan_file(job_id, name)
         await nersc.upload(config.transfer_machine, file, json.dumps(plan).encode())
         if kind == "submit":
             await self._platform.install_token()
         machine = config.submit_machine if kind == "submit" else config.transfer_machine
         return await nersc.begin(machine, self._command(kind, file, self._places.task_dir(job_id, name)))
 
-    async def task_status(self, job_id: str, name: str, handle: str | None) -> TaskStatus:
-        """What became of a task. handle: its ID at NERSC, None where that was never stored."""
+    async def task_status(self, job_id: str, name: str, handle: str | None, age: float = 0.0) -> TaskStatus:
+        """What became of a task. handle: its ID at NERSC, None where that was never stored. age: seconds since it was
+        begun."""
         if (told := await self._told(job_id, name)) is not None:
             return told
         state = await self._platform.nersc.state(handle) if handle is not None else None
         if state is not None and state.running:
+            if age > _SILENCE and not await self._is_alive(job_id, name):
+                return TaskStatus(lost=f"NERSC says that it runs, but it has shown no life for {_SILENCE:.0f} seconds")
             return TaskStatus(running=True)
         # It may have ended between the two questions.
         if (told := await self._told(job_id, name)) is not None:
@@ -153,14 +163,18 @@ class JawsSite:
         return TaskStatus(lost=f"it ended with exit code {state.exit_code}: {(state.error or state.output)[-1000:]}")
 
     async def stop_task(self, job_id: str, name: str, handle: str | None) -> bool:
-        """Stop a task. False while it goes on: ask again."""
+        """Stop a task, or keep it from beginning. False while it goes on: ask again."""
         status = await self.task_status(job_id, name, handle)
-        if not status.running:
+        if status.result is not None or status.failure is not None:
             return True
-        directory = self._places.task_dir(job_id, name)
         machine = self._platform.nersc_config.transfer_machine
-        await self._platform.nersc.upload(machine, f"{directory}/stop", b"stop\n")
-        return False
+        await self._platform.nersc.upload(machine, f"{self._plan_file(job_id, name)}.stop", b"stop\n")
+        # Without an ID it is not known whether it ever began: then it ends by itself as soon as it does.
+        return not status.running
+
+    async def _is_alive(self, job_id: str, name: str) -> bool:
+        shown = await self._read(f"{self._places.task_dir(job_id, name)}/alive")
+        return shown is not None and shown.strip().isdigit() and time.time() - int(shown) < _SILENCE
 
     async def plan_of(self, job_id: str, name: str) -> Plan:
         """The plan of a task that was begun. Raises: SiteUnreachableError."""
@@ -182,6 +196,9 @@ class JawsSite:
     async def _read(self, path: str) -> str | None:
         return await self._platform.nersc.download(self._platform.nersc_config.transfer_machine, path)
 
+    def _plan_file(self, job_id: str, name: str) -> str:
+        return f"{self._platform.plans}/{job_id}-{name}.json"
+
     def _command(self, kind: str, plan_file: str, directory: str) -> Sequence[str]:
         """Run remote code. No secret and nothing of a user's is in it."""
         return (
@@ -200,9 +217,9 @@ class JawsSite:
         urls = await self._s3.presign_gets(inputs.files, self.config.presign_expiry)
         return plans.stage(self.config, inputs, urls)
 
-    def submit_plan(self, job: JobRecord, attempt: int, inputs: InputFiles) -> Plan:
-        """How a run is submitted."""
-        return plans.submit(self.config, job, attempt, inputs, self._platform.jaws_settings)
+    def submit_plan(self, job: JobRecord, attempt: int, inputs: InputFiles, not_after: float) -> Plan:
+        """How a run is submitted. not_after: seconds since the epoch by which that must have begun."""
+        return plans.submit(self.config, job, attempt, inputs, self._platform.jaws_settings, not_after)
 
     def collect_plan(self, job: JobRecord, run: JawsRun, *, failed: bool) -> Plan:
         """How it is seen what a run has left. Raises: SiteUnreachableError where its directory is not known."""
@@ -217,7 +234,9 @@ class JawsSite:
     async def send_plan(self, files: Sequence[tuple[Mapping[str, Any], str]]) -> Plan:
         """How files that were collected come to their places in S3."""
         planned = []
-        for file, target in files:
+        for number, (file, target) in enumerate(files):
+            if number % _SIGN_AT_ONCE == 0:
+                await asyncio.sleep(0)
             planned.append({**file, "target": target, "upload": await self._upload(file, target)})
         return plans.send(self.config, planned)
 
@@ -230,24 +249,38 @@ class JawsSite:
         upload_id, puts = await self._s3.start_multipart(target, parts, expiry)
         return {"upload_id": upload_id, "parts": [{"url": p.url, "headers": dict(p.headers)} for p in puts]}
 
-    async def finish_sending(self, plan: Plan, etags: Sequence[Sequence[str] | None]) -> Sequence[str]:
-        """Make objects of what was sent in parts, and look at all of them; returns the paths that are not there as they
-        should be."""
+    async def finish_sending(self, plan: Plan, etags: Sequence[Sequence[str] | None]) -> None:
+        """Make objects of what was sent in parts. Whether they are what they should be says `not_there`."""
         for file, parts in zip(plan["files"], etags, strict=True):
-            if parts is not None and not await self._is_there(file):
-                with suppress(NoSuchS3PathError):  # of the upload: it was finished by a look before, or given up
+            if parts is not None and not await self._is_there(file, file["target"]):
+                # The upload was finished by a look before, or given up by the store.
+                with suppress(NoSuchS3PathError, ChecksumMismatchError):
                     await self._s3.complete_multipart(
                         file["target"], file["upload"]["upload_id"], parts, file["crc64nvme"]
                     )
-        try:
-            found = await self._s3.head_many([f["target"] for f in plan["files"]])
-        except (NoSuchS3PathError, NoSuchBucketError) as e:
-            return [e.message]
-        return [f["target"] for f, there in zip(plan["files"], found, strict=True) if not _same(f, there)]
 
-    async def _is_there(self, file: Mapping[str, Any]) -> bool:
+    async def not_there(self, files: Sequence[tuple[Mapping[str, Any], str]]) -> Sequence[str]:
+        """The S3 paths at which there is not what there should be."""
         try:
-            return _same(file, await self._s3.head(file["target"]))
+            found = await self._s3.head_many([target for _, target in files])
+        except NoSuchS3PathError:
+            return [target for _, target in await self.missing(files)]
+        return [target for (file, target), there in zip(files, found, strict=True) if not _same(file, there)]
+
+    async def missing(self, files: Sequence[tuple[Mapping[str, Any], str]]) -> Sequence[tuple[Mapping[str, Any], str]]:
+        """Those of the files that are not in S3 as they should be."""
+        slots = asyncio.Semaphore(_HEADS_AT_ONCE)
+
+        async def there(file: Mapping[str, Any], target: str) -> bool:
+            async with slots:
+                return await self._is_there(file, target)
+
+        found = await asyncio.gather(*(there(*file) for file in files))
+        return [file for file, is_there in zip(files, found, strict=True) if not is_there]
+
+    async def _is_there(self, file: Mapping[str, Any], target: str) -> bool:
+        try:
+            return _same(file, await self._s3.head(target))
         except NoSuchS3PathError:
             return False
 
@@ -257,9 +290,12 @@ class JawsSite:
         """A run. Raises: NoSuchRunError, SiteUnreachableError."""
         return await self._platform.central.run(run_id)
 
-    async def run_log(self, run_id: str) -> str:
-        """What JAWS has noted of a run. Raises: NoSuchRunError, SiteUnreachableError."""
-        return await self._platform.central.log(run_id)
+    async def run_log(self, run_id: str) -> RunLog:
+        """What JAWS has noted of a run; nothing where it has no log. Raises: SiteUnreachableError."""
+        try:
+            return await self._platform.central.log(run_id)
+        except NoSuchRunError as e:
+            return RunLog(str(e), False)
 
     async def runs_of(self, job_id: str, attempt: int | None = None) -> Sequence[JawsRun]:
         """The runs that were submitted for an attempt, or for any of them, found by their tags.
@@ -293,10 +329,12 @@ class JawsSite:
         trees = [(self._places.jobs, job_id), (self._places.tasks, job_id)]
         for run_id in handles:
             try:
-                output_dir = (await self.run(run_id)).output_dir
+                run = await self.run(run_id)
             except NoSuchRunError:
                 continue
-            here = self._places.outputs_here(output_dir or "")
+            if run.tag is None or not run.tag.startswith(plans.tag(job_id)):
+                continue
+            here = self._places.outputs_here(run.output_dir or "")
             if here is not None and here != self._places.output_paths[1]:
                 trees.append((posixpath.dirname(here), posixpath.basename(here)))
         await self._remove(job_id, plans.remove(trees))
@@ -307,7 +345,7 @@ class JawsSite:
         needed: seconds for which nothing may be removed that was in use then.
         """
         age = max(self.config.keep_inputs, needed)
-        expired = [(self._places.cache, age), (self._places.tasks, age)]
+        expired = [(self._places.cache, age), (self._places.tasks, age), (self._platform.plans, age)]
         await self._remove(f"expire-{self.config.jaws_site}", plans.remove([], expired))
 
     async def _remove(self, what: str, plan: Plan) -> None:

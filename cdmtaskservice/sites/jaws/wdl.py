@@ -51,46 +51,54 @@ task {task} {{
         String script
     }}
     command <<<
-LC_ALL=C
-files=('~{{sep="' '" files}}')
+# The script's own variables must not be those of the image's environment.
+cts_files=('~{{sep="' '" files}}')
+say() {{ printf '\\n{mark}%s\\n' "$1" >&2; }}
+for cts_tool in mkdir ln cp sleep find head env; do
+    if ! command -v "$cts_tool" >/dev/null; then
+        say "the image has no $cts_tool, which running it at this site takes"
+        exit {refused}
+    fi
+done
 mkdir -p {inputs} {outputs}
 # A hard link takes no room; a copy is for where the two places are different file systems.
 place() {{
     case $2 in */*) mkdir -p "{inputs}/${{2%/*}}" ;; esac
-    ln "$1" "{inputs}/$2" 2>/dev/null || cp "$1" "{inputs}/$2"
+    if ! ln "$1" "{inputs}/$2" 2>/dev/null && ! cp "$1" "{inputs}/$2"; then
+        say "the input file $2 could not be put into its place"
+        exit {refused}
+    fi
 }}
-say() {{ printf '\\n{mark}%s\\n' "$1" >&2; }}
 run() {{
-    "$@" </dev/null &
-    program=$!
-    ( trap 'kill "$nap" 2>/dev/null; exit' TERM
-      sleep {runtime} & nap=$!
-      wait "$nap"
+    # Each in a process group of its own: what the program has started ends with it, and it ignores no signal.
+    set -m
+    ( exec -- "$@" ) </dev/null &
+    cts_program=$!
+    ( sleep {runtime}
       : >.cts_over_time
-      kill -TERM "$program" 2>/dev/null
-      sleep {grace} & nap=$!
-      wait "$nap"
-      kill -KILL "$program" 2>/dev/null ) >/dev/null 2>&1 &
-    watch=$!
-    {{ wait "$program"; }} 2>/dev/null
-    code=$?
-    kill "$watch" 2>/dev/null
+      kill -TERM -- "-$cts_program"
+      sleep {grace}
+      kill -KILL -- "-$cts_program" ) >/dev/null 2>&1 &
+    cts_watch=$!
+    {{ wait "$cts_program"; }} 2>/dev/null
+    cts_code=$?
+    {{ kill -KILL -- "-$cts_program"; kill -KILL -- "-$cts_watch"; wait "$cts_watch"; }} 2>/dev/null
     if [ -e .cts_over_time ]; then
         say "it ran longer than its limit of {runtime} seconds and was ended"
         exit {over_time}
     fi
-    [ "$code" -eq 0 ] || exit "$code"
-    odd=$(find {outputs} ! -type f ! -type d | head -n 1)
-    if [ -n "$odd" ]; then
-        say "only regular files can be outputs, and in the output directory ${{odd#{outputs}/}} is none"
+    [ "$cts_code" -eq 0 ] || exit "$cts_code"
+    cts_odd=$(find {outputs} ! -type f ! -type d | head -n 1)
+    if [ -n "$cts_odd" ]; then
+        say "only regular files can be outputs, and in the output directory ${{cts_odd#{outputs}/}} is none"
         exit {refused}
     fi
-    breaks=$'\\n\\r'
-    if [ -n "$(find {outputs} -name "*[$breaks]*" | head -n 1)" ]; then
+    cts_breaks=$'\\n\\r'
+    if [ -n "$(LC_ALL=C find {outputs} -name "*[$cts_breaks]*" | head -n 1)" ]; then
         say "the name of an output has a line break in it"
         exit {refused}
     fi
-    find {outputs} -type f >.cts_outputs
+    find {outputs} -type f >.cts_outputs || exit {refused}
 }}
 ~{{script}}
     >>>
@@ -154,7 +162,7 @@ def workflow(spec: RunSpec) -> str:
         inputs=INPUTS_DIR,
         outputs=OUTPUTS_DIR,
         mark=MARK,
-        runtime=f"{spec.runtime:.0f}",
+        runtime=math.ceil(spec.runtime),
         grace=_GRACE,
         over_time=_OVER_TIME,
         refused=_REFUSED,
@@ -174,7 +182,7 @@ def inputs(containers: Sequence[ContainerScript]) -> str:
 
 def script(container: ContainerScript) -> str:
     """What a container does, in one line of printable ASCII for bash."""
-    steps = [f'place "${{files[{n}]}}" {quoted(place)}' for n, (place, _) in enumerate(container.files)]
+    steps = [f'place "${{cts_files[{n}]}}" {quoted(place)}' for n, (place, _) in enumerate(container.files)]
     command = [quoted(word) for word in container.command]
     if container.environment:
         # Not exported, since the script itself is no place for a PATH of the job's.

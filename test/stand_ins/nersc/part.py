@@ -98,6 +98,29 @@ class NerscSite(Part):
         with suppress(OSError, subprocess.TimeoutExpired):
             remove_containers(self.podman, f"nersc-root={self.root}")
 
+    def settings(self) -> Mapping[str, str]:
+        """The variables of the settings template by which a service finds all of this."""
+        paths = {
+            "KBCTS_NERSC_CREDENTIALS_FILE": self.credentials_file,
+            "KBCTS_NERSC_CODE_DIR": self.code_dir,
+            "KBCTS_JAWS_TOKEN_FILE": self.jaws_token_file,
+            "KBCTS_JAWS_EXECUTABLE": self.jaws_command,
+            "KBCTS_JAWS_STAGING_DIR": self.staging_dir,
+            "KBCTS_JAWS_SUBMIT_STAGING_DIR": self.submit_staging_dir,
+            "KBCTS_JAWS_OUTPUTS_DIR": self.outputs_dir,
+            "KBCTS_JAWS_SUBMIT_OUTPUTS_DIR": self.submit_outputs_dir,
+            "KBCTS_JAWS_SCRATCH_DIR": "/pscratch/cts",
+        }
+        return {
+            **{name: str(path) for name, path in paths.items()},
+            "KBCTS_NERSC_API_URL": self.sfapi_url,
+            "KBCTS_NERSC_TOKEN_URL": self.token_url,
+            "KBCTS_NERSC_USER": self.nersc_user,
+            "KBCTS_JAWS_URL": self.jaws_url,
+            "KBCTS_JAWS_USER": self.jaws_user,
+            "KBCTS_JAWS_TEAM": self.jaws_team,
+        }
+
     def switch(self, **values: Any) -> dict[str, Any]:
         """Set switches, see `switches.py`; returns what `control` does. Raises: ValueError for an unknown one."""
         return self._control(json.dumps(values).encode())
