@@ -1,6 +1,7 @@
 # On a fresh Debian machine with Python 3.11 or newer, git and make, every target works with no other step.
 # `make test ARGS="-k image -x"` passes arguments to pytest; `make demo KEEP=1` leaves the demo running, and
-# `make demo SITE=htcondor` runs its jobs through a real HTCondor pool on this machine.
+# `make demo SITE=htcondor` runs its jobs through a real HTCondor pool on this machine, `make demo SITE=jaws` through
+# stand-ins for NERSC and JAWS.
 
 PARTS := $(CURDIR)/.parts
 RUN := .venv/bin/python -m
@@ -12,7 +13,7 @@ export CTS_PARTS := $(PARTS)
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-demo: setup ## run the whole service on this machine, and a job through it (KEEP=1: leave it running; SITE=htcondor)
+demo: setup ## run the whole service on this machine, and a job through it (KEEP=1: leave it running; SITE=htcondor or jaws)
 	@.venv/bin/cts demo $(if $(KEEP),--keep) $(if $(SITE),--site '$(SITE)')
 
 # The long tests come after the others, for they take all cores. ARGS is for the others.
