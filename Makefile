@@ -20,7 +20,7 @@ demo: setup ## run the whole service on this machine, and a job through it (KEEP
 # Without the container tools the tests that need them are skipped, and say so; with CTS_REQUIRE_PARTS they fail.
 test: venv ## run all tests under coverage (ARGS: arguments for pytest)
 	@$(RUN) cdmtaskservice.embedded.debian $(PARTS) || test -z "$$CTS_REQUIRE_PARTS"
-	@$(RUN) pytest -m 'not long' --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov --cov-report=term $(ARGS)
+	@$(RUN) pytest -m 'not long' --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=12 --cov --cov-report=term $(ARGS)
 	@test -n "$(ARGS)" || $(RUN) pytest -m long
 
 lint: venv ## check style, format and types

@@ -20,33 +20,27 @@ from cdmtaskservice.domain.quantities import Duration, format_duration
 router = APIRouter(route_class=GuardedRoute)
 
 
-@router.get("/callback/download/{job_id}", status_code=204, tags=[openapi.CALLBACKS], summary="Inputs may be there")
-async def callback_download(job_id: JobId, parts: Parts) -> Response:
-    """A hint that the job's inputs may be staged. What has happened is always read from the site."""
-    return _hint(job_id, parts)
-
-
-@router.get("/callback/job/{job_id}", status_code=204, tags=[openapi.CALLBACKS], summary="The run may be over")
-async def callback_job(job_id: JobId, parts: Parts) -> Response:
-    """A hint that the job's run may have gone on. What has happened is always read from the site."""
-    return _hint(job_id, parts)
-
-
-@router.get("/callback/upload/{job_id}", status_code=204, tags=[openapi.CALLBACKS], summary="Outputs may be there")
-async def callback_upload(job_id: JobId, parts: Parts) -> Response:
-    """A hint that the job's outputs may be uploaded. What has happened is always read from the site."""
-    return _hint(job_id, parts)
-
-
-@router.get("/callback/errlogs/{job_id}", status_code=204, tags=[openapi.CALLBACKS], summary="Logs may be there")
-async def callback_errlogs(job_id: JobId, parts: Parts) -> Response:
-    """A hint that the logs of a failed job may be uploaded. What has happened is always read from the site."""
-    return _hint(job_id, parts)
-
-
-def _hint(job_id: str, parts: Parts) -> Response:
+async def _hint(job_id: JobId, parts: Parts) -> Response:
+    """A hint that the job may have gone on. What has happened is always read from its site, and the answer does not
+    tell whether there is such a job."""
     parts.callbacks.news_of_job(job_id)
     return no_content()
+
+
+for _step, _summary in (
+    ("download", "Inputs may be staged"),
+    ("job", "The run may be over"),
+    ("upload", "Outputs may be uploaded"),
+    ("errlogs", "Logs of a failure may be uploaded"),
+):
+    router.add_api_route(
+        f"/callback/{_step}/{{job_id}}",
+        _hint,
+        name=f"callback_{_step}",
+        status_code=204,
+        tags=[openapi.CALLBACKS],
+        summary=_summary,
+    )
 
 
 @router.get(

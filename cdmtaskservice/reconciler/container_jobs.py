@@ -164,7 +164,13 @@ class ContainerJobs:
         # Before the engine is asked: what it has heard of since is in its answer or in doubt.
         doubtful = in_doubt(job, self._clock())
         live = {_run(c): c for c in await self._containers.live(job.id)}
-        statuses = await site.poll(live.keys(), job.transitions[0].time)
+        now = self._clock()
+        never = site.submit_window and not job.handles and job.submitting_until is None
+        # What is to wait before it is submitted, or of a job of which nothing was submitted, the engine cannot know.
+        unknown = {run for run, c in live.items() if never or (c.claim is None and _pause(c, now) > 0)}
+        asked = live.keys() - unknown
+        statuses = dict(await site.poll(asked, job.transitions[0].time)) if asked else {}
+        statuses |= {run: RunStatus(RunState.UNKNOWN) for run in unknown}
         await self._note_handles(site, job, statuses.values())
         now = self._clock()
         failed = False

@@ -68,7 +68,7 @@ class JawsCleaner:
                     await site.require_up()  # else it would be so with all the others
                 else:
                     await self._jobs.set_fields(job.id, {"cleaned": 1})
-            if len(over) < _AT_ONCE:
+            if len(over) < _AT_ONCE or over[-1].updated == since:
                 return
             since = over[-1].updated
 

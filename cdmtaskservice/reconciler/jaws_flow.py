@@ -13,8 +13,8 @@ from typing import Any
 from cdmtaskservice.domain.records import JobRecord
 from cdmtaskservice.store.codec import from_millis, to_millis
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
-"""Seconds before something is tried again; doubled from one try to the next."""
+_LONGEST_PAUSE = 300.0
+"""Seconds before something is tried again. The first pause is a look's delay; it doubles from one try to the next."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Flow:
     version: counts the notes, so that of two who write only one does.
     attempt: from 1; each is one run at JAWS at most. failed_runs: how many of these came to nothing by JAWS's fault.
     vain: attempts in a row that JAWS did not take.
-    staged: whether the inputs were seen to be there for this attempt. run: at JAWS, "" for none yet. missing: since
-    when JAWS says that it has no such run.
+    staged: whether the inputs were seen to be there for this attempt. run: at JAWS, "" for none yet. output_dir: where
+    JAWS says that its results are. missing: since when JAWS says that it has no such run.
     task: the kind of the task of remote code that was begun last, "" for none. number: tells its tries apart. handle:
     its ID at NERSC, "" where that is not known. begun: when. ended: when it was first seen to have come to nothing.
     left: how many files it was to send.
@@ -41,6 +41,7 @@ class Flow:
     vain: int = 0
     staged: int = 0
     run: str = ""
+    output_dir: str = ""
     missing: int = 0
     task: str = ""
     number: int = 0
@@ -83,34 +84,36 @@ class Flow:
         """A task of this kind is begun: the next try, where it is the one before again."""
         base = self
         if task != self.task:
-            base = replace(self, failures=0, refused=0, absent=0, crashed=0, wrong=0, number=0, why="", told="")
+            base = replace(self, failures=0, refused=0, absent=0, crashed=0, wrong=0, why="", told="")
         if left < base.left:
             base = replace(base, refused=0)  # the try before has brought something on its way
         return replace(
             base, task=task, number=base.number + 1, handle="", begun=to_millis(now), ended=0, not_before=0, left=left
         )
 
-    def failed(self, now: datetime.datetime, why: str, told: str, counter: str = "") -> Flow:
-        """The task has come to nothing, and is tried again after a pause. counter: counts such tries."""
+    def failed(self, now: datetime.datetime, pause: float, why: str, told: str, counter: str = "") -> Flow:
+        """The task has come to nothing, and is tried again after a pause. pause: seconds, the first time. counter:
+        counts such tries."""
         counted: dict[str, Any] = {counter: getattr(self, counter) + 1} if counter else {}
         return replace(
             self,
             failures=self.failures + 1,
-            not_before=_later(now, self.failures),
+            not_before=_later(now, pause, self.failures),
             handle="",
             why=why[:1000],
             told=told[:1000],
             **counted,
         )
 
-    def next_attempt(self, now: datetime.datetime, why: str, told: str, *, failed_run: bool) -> Flow:
-        """What was submitted came to nothing: the next run, after a pause where JAWS did not take it."""
+    def next_attempt(self, now: datetime.datetime, pause: float, why: str, told: str, *, failed_run: bool) -> Flow:
+        """What was submitted came to nothing: the next run, after a pause. pause: seconds, the first time that JAWS did
+        not take it; it is longer where JAWS failed, which may be about to fail the next one too."""
         return Flow(
             version=self.version,
             attempt=self.attempt + 1,
             failed_runs=self.failed_runs + failed_run,
             vain=0 if failed_run else self.vain + 1,
-            not_before=0 if failed_run else _later(now, self.vain),
+            not_before=_later(now, pause, 3 + 2 * self.failed_runs if failed_run else self.vain),
             why=why[:1000],
             told=told[:1000],
         )
@@ -124,9 +127,8 @@ class Flow:
         return (from_millis(self.not_before) - now).total_seconds()
 
 
-def _later(now: datetime.datetime, times: int) -> int:
-    pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(times, 20))
-    return to_millis(now + datetime.timedelta(seconds=pause))
+def _later(now: datetime.datetime, pause: float, times: int) -> int:
+    return to_millis(now + datetime.timedelta(seconds=min(_LONGEST_PAUSE, pause * 2.0 ** min(times, 20))))
 
 
 def seconds_since(millis: int, now: datetime.datetime) -> float:

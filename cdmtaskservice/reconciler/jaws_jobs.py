@@ -23,12 +23,17 @@ import datetime
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import structlog
 
 from cdmtaskservice.domain.clock import Clock, IdSource
-from cdmtaskservice.domain.errors import NoSuchBucketError, S3PathInaccessibleError
+from cdmtaskservice.domain.errors import (
+    IllegalS3PathError,
+    NoSuchBucketError,
+    S3BucketInaccessibleError,
+    S3PathInaccessibleError,
+)
 from cdmtaskservice.domain.records import JobRecord
 from cdmtaskservice.domain.states import DueTransition, JobState
 from cdmtaskservice.reconciler.jaws_flow import Flow
@@ -51,6 +56,7 @@ _MOST_WRONG = 3
 """Times in a row that S3 may have something else than what was sent."""
 
 S = JobState
+T = TypeVar("T")
 
 
 class JawsJobs:
@@ -106,11 +112,11 @@ class JawsJobs:
 
     async def _stage(self, job: JobRecord, site: JawsSite) -> JobRecord:
         await site.require_up()
-        job = await self._tasks.begin(job, site, "stage", lambda: self._tasks.stage_plan(job, site))
+        job = await self._tasks.begin(job, site, "stage", lambda noted: self._tasks.stage_plan(noted, site))
         return await self._move(job, S.DOWNLOAD_SUBMITTED)
 
     async def _staged(self, job: JobRecord, site: JawsSite) -> JobRecord:
-        job, _ = await self._tasks.result(job, site, "stage", lambda: self._tasks.stage_plan(job, site))
+        job, _ = await self._tasks.result(job, site, "stage", lambda noted: self._tasks.stage_plan(noted, site))
         job = await self._tasks.note(job, replace(Flow.of(job), staged=1))
         return await self._move(job, S.JOB_SUBMITTING)
 
@@ -122,10 +128,11 @@ class JawsJobs:
         job, run = await self._submission.run_of(job, site)
         if not run.over:
             raise Waits(self._tasks.delay(Flow.of(job).age(self._clock())))
-        if run.result == SUCCEEDED:
-            return await self._move(job, S.UPLOAD_SUBMITTING)
-        if run.result == FAILED:
-            return await self._move(job, S.ERROR_PROCESSING_SUBMITTING)
+        if run.result in {SUCCEEDED, FAILED}:
+            job = await self._tasks.note(job, replace(Flow.of(job), output_dir=run.output_dir or ""))
+            return await self._move(
+                job, S.UPLOAD_SUBMITTING if run.result == SUCCEEDED else S.ERROR_PROCESSING_SUBMITTING
+            )
         log = await site.run_log(run.id)
         if run.result == CANCELLED or log.says_cancelled:
             raise Fails(
@@ -137,7 +144,7 @@ class JawsJobs:
         failed = job.state is S.ERROR_PROCESSING_SUBMITTING
         job, collected = await self._collected(job, site, failed=failed)
         if self._files_to_send(job, collected):
-            await site.require_up()
+            await site.require_nersc_up()
             job = await self._send(job, site, collected)
         return await self._move(job, S.ERROR_PROCESSING_SUBMITTED if failed else S.UPLOAD_SUBMITTED)
 
@@ -149,12 +156,16 @@ class JawsJobs:
         job, collected = await self._collected(job, site, failed=failed)
         files = self._files_to_send(job, collected)
         if files and sent is None:  # it is to be tried again, or what was collected was lost meanwhile
-            await site.require_up()
+            await site.require_nersc_up()
             await self._send(job, site, collected)
             raise Waits(self._tasks.delay(0.0))
         if sent is not None:
-            await site.finish_sending(await site.plan_of(job.id, Flow.of(job).name), sent["parts"])
-        if files and (wrong := await site.not_there(files)):
+            plan = await site.plan_of(job.id, Flow.of(job).name)
+            if plan is None:
+                await self._tasks.try_again(job, Flow.of(job), "what was to be sent was noted at NERSC and is gone")
+            else:
+                await _stored(site.finish_sending(plan, sent["parts"]))
+        if files and (wrong := await _stored(site.not_there(files))):
             await self._try_again(job, wrong)
         if failed:
             await self._results.store_failure(job, collected, self._clock())
@@ -180,31 +191,26 @@ class JawsJobs:
                 return job, status.result["containers"]
             _log.warning("collected_anew", job=job.id, task=flow.collected)
             job = await self._tasks.note(job, replace(flow, collected="", task=""))
-        job, result = await self._tasks.result(job, site, "collect", lambda: self._collect_plan(job, site, failed))
+        job, result = await self._tasks.result(
+            job, site, "collect", lambda noted: self._collect_plan(noted, site, failed)
+        )
         flow = Flow.of(job)
         job = await self._tasks.note(job, replace(flow, collected=flow.name))
         return job, result["containers"]
 
     async def _collect_plan(self, job: JobRecord, site: JawsSite, failed: bool) -> Plan:
-        run_id = Flow.of(job).run
-        try:
-            run = await site.run(run_id)
-        except NoSuchRunError as e:
-            raise Fails("JAWS has lost what its run left", str(e)) from None
-        if failed and not run.output_dir:
-            log = await site.run_log(run_id)
-            raise Fails("JAWS could not run it; an administrator can see why", f"run {run_id}: {log.text[-2000:]}")
-        return site.collect_plan(job, run, failed=failed)
+        flow = Flow.of(job)
+        if failed and not flow.output_dir:
+            log = await site.run_log(flow.run)
+            raise Fails("JAWS could not run it; an administrator can see why", f"run {flow.run}: {log.text[-2000:]}")
+        return site.collect_plan(job, flow.run, flow.output_dir, failed=failed)
 
     async def _send(self, job: JobRecord, site: JawsSite, collected: Sequence[Mapping[str, Any]]) -> JobRecord:
         """Begin to send what is not in S3 yet."""
         files = self._files_to_send(job, collected)
         again = Flow.of(job).task == "send"
-        try:
-            left = await site.missing(files) if again else files
-            return await self._tasks.begin(job, site, "send", lambda: site.send_plan(left), left=len(left))
-        except (NoSuchBucketError, S3PathInaccessibleError) as e:
-            raise Fails(f"the outputs cannot be stored: {e.message}") from e
+        left = await _stored(site.missing(files)) if again else files
+        return await _stored(self._tasks.begin(job, site, "send", lambda _: site.send_plan(left), left=len(left)))
 
     def _files_to_send(
         self, job: JobRecord, collected: Sequence[Mapping[str, Any]]
@@ -219,10 +225,12 @@ class JawsJobs:
     async def _cancel(self, job: JobRecord, site: JawsSite) -> JobRecord:
         flow = Flow.of(job)
         soon = self._config.look_delay
-        if flow.task and not await site.stop_task(job.id, flow.name, flow.handle or None):
-            raise Waits(soon, f"the task {flow.name} at NERSC is still being stopped")
         if flow.submitted and (stopping := await self._submission.stop_runs(job, site)):
             raise Waits(soon, f"JAWS is still stopping {', '.join(stopping)}")
+        submitted = flow.task == "submit" and flow.run  # that task is over
+        age = flow.age(self._clock())
+        if flow.task and not submitted and not await site.stop_task(job.id, flow.name, flow.handle or None, age):
+            raise Waits(soon, f"the task {flow.name} at NERSC is still being stopped")
         if (why := await self._submission.in_doubt(job, site)) is not None:
             raise Waits(soon, why)
         return await self._move(job, S.CANCELED)
@@ -257,3 +265,11 @@ class JawsJobs:
         if moved is None:
             raise Waits(0.0)
         return moved
+
+
+async def _stored(storing: Awaitable[T]) -> T:
+    """What comes of storing something, where that is possible at all."""
+    try:
+        return await storing
+    except (NoSuchBucketError, S3PathInaccessibleError, S3BucketInaccessibleError, IllegalS3PathError) as e:
+        raise Fails(f"the outputs cannot be stored: {e.message}") from e

@@ -18,6 +18,7 @@ from cdmtaskservice.domain.clock import Clock
 from cdmtaskservice.domain.records import JobRecord
 from cdmtaskservice.reconciler.jaws_flow import Flow, seconds_since
 from cdmtaskservice.reconciler.jaws_tasks import AWAY, Fails, JawsJobConfig, JawsTasks, Waits
+from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.sites.jaws.central import JawsRun, NoSuchRunError
 from cdmtaskservice.sites.jaws.plans import Plan
 from cdmtaskservice.sites.jaws.site import JawsSite
@@ -73,7 +74,9 @@ class JawsSubmission:
                 f"attempt {flow.attempt}: {why}",
             )
         _log.warning("jaws_run_lost", job=job.id, run=flow.run, attempt=flow.attempt, why=why[:300])
-        await self._tasks.note(job, flow.next_attempt(self._clock(), why, AWAY, failed_run=True))
+        await self._tasks.note(
+            job, flow.next_attempt(self._clock(), self._config.look_delay, why, AWAY, failed_run=True)
+        )
         raise Waits(0.0, why)
 
     async def stop_runs(self, job: JobRecord, site: JawsSite) -> Sequence[str]:
@@ -81,16 +84,23 @@ class JawsSubmission:
         flow = Flow.of(job)
         runs = {run.id: run for run in await site.runs_of(job.id)}
         known = {flow.run, *job.handles.get("jaws", ())}
-        if flow.task == "submit":
+        if flow.task == "submit" and not flow.run:
             status = await site.task_status(job.id, flow.name, None)
             known.add(str(status.result["run_id"]) if status.result is not None else "")
         for run_id in known - runs.keys() - {""}:
             with suppress(NoSuchRunError):
                 runs[run_id] = await site.run(run_id)
         going = [run.id for run in runs.values() if not run.over]
+        refused: SiteUnreachableError | None = None
         for run_id in going:
-            with suppress(NoSuchRunError):
+            try:
                 await site.cancel_run(run_id)
+            except NoSuchRunError:
+                continue
+            except SiteUnreachableError as e:
+                refused = e  # the others are to be stopped all the same
+        if refused is not None:
+            raise refused
         return going
 
     async def in_doubt(self, job: JobRecord, site: JawsSite) -> str | None:
@@ -133,7 +143,7 @@ class JawsSubmission:
         if (doubt := await self.in_doubt(job, site)) is not None:
             raise Waits(self._config.look_delay, f"{doubt}: {why}", told)
         _log.warning("submission_failed", job=job.id, attempt=flow.attempt, why=why[:300])
-        flow = flow.next_attempt(now, why, told, failed_run=False)
+        flow = flow.next_attempt(now, self._config.look_delay, why, told, failed_run=False)
         await self._tasks.note(job, flow)
         raise Waits(max(0.0, flow.pause(now)), why, told)
 
@@ -148,16 +158,15 @@ class JawsSubmission:
         if mine:
             return job, mine[0].id
         if not flow.staged:
-            job, _ = await self._tasks.result(job, site, "stage", lambda: self._tasks.stage_plan(job, site))
+            job, _ = await self._tasks.result(job, site, "stage", lambda noted: self._tasks.stage_plan(noted, site))
             job = await self._tasks.note(job, replace(Flow.of(job), staged=1))
         await site.require_up()
-        await self._tasks.begin(job, site, "submit", lambda: self._plan(job, site))
+        await self._tasks.begin(job, site, "submit", lambda noted: self._plan(noted, site))
         raise Waits(self._tasks.delay(0.0))
 
     async def _plan(self, job: JobRecord, site: JawsSite) -> Plan:
-        """How the run is submitted. For a task that is about to be begun, whose beginning was noted."""
-        current = await self._jobs.get(job.id) or job
-        flow = Flow.of(current)
-        begun = from_millis(flow.begun).timestamp() if flow.begun else self._clock().timestamp()
+        """How the run is submitted, of a job with the note that it is about to be."""
+        flow = Flow.of(job)
+        begun = from_millis(flow.begun).timestamp()
         inputs = await self._files.inputs(job.id, stop=job.input_file_count)
         return site.submit_plan(job, flow.attempt, inputs, begun + self._config.submit_timeout)

@@ -29,6 +29,9 @@ _LONGEST_DELAY = 60.0
 _PATIENCE = 20
 """What has gone on for so many seconds is looked at once a second."""
 
+PlanMaker = Callable[[JobRecord], Awaitable[Plan]]
+"""Makes the plan of a task for a job with what was noted of it, that is as it is when the task is begun."""
+
 AWAY = "NERSC or JAWS does not answer as it should; it goes on when that is over"
 """What owners are told of an outage."""
 
@@ -82,20 +85,16 @@ class JawsTasks:
             raise Waits(0.0)
         return replace(job, flow=flow.stored)
 
-    async def begin(
-        self, job: JobRecord, site: JawsSite, kind: str, plan: Callable[[], Awaitable[Plan]], left: int = 0
-    ) -> JobRecord:
+    async def begin(self, job: JobRecord, site: JawsSite, kind: str, plan: PlanMaker, left: int = 0) -> JobRecord:
         """Begin a task, noting it before, and its ID after. left: files that it is to send."""
         flow = Flow.of(job).begin(kind, self._clock(), left)
         job = await self.note(job, flow)
-        handle = await site.begin_task(job.id, flow.name, kind, await plan())
+        handle = await site.begin_task(job.id, flow.name, kind, await plan(job))
         if (detail := _DETAILS.get((kind, job.state is JobState.ERROR_PROCESSING_SUBMITTING))) is not None:
             await self._jobs.note_handle(job.id, detail, handle)
         return await self.note(job, replace(Flow.of(job), handle=handle))
 
-    async def result(
-        self, job: JobRecord, site: JawsSite, kind: str, plan: Callable[[], Awaitable[Plan]] | None
-    ) -> tuple[JobRecord, Any]:
+    async def result(self, job: JobRecord, site: JawsSite, kind: str, plan: PlanMaker | None) -> tuple[JobRecord, Any]:
         """What a task found. It is begun if it was not, and again where it failed and may be. Else waits or fails.
 
         Without a plan it is not begun here: None where it is to be.
@@ -107,7 +106,7 @@ class JawsTasks:
         if flow.task != kind or flow.not_before:
             if plan is None:
                 return job, None
-            await site.require_up()
+            await self._require(site, kind)
             await self.begin(job, site, kind, plan)
             raise Waits(self.delay(0.0), flow.why or None, flow.told or None)
         status = await site.task_status(job.id, flow.name, flow.handle or None, flow.age(now))
@@ -116,28 +115,33 @@ class JawsTasks:
         if status.running:
             raise Waits(self.delay(flow.age(now)), flow.why or None, flow.told or None)
         if status.failure is None:
-            # What has no ID was perhaps never begun.
             if flow.crashed >= _MOST_CRASHES:
                 raise Fails("NERSC failed to do what the job needs; it is not the job's fault", str(status.lost))
-            await self.try_again(job, flow, str(status.lost), counter="crashed" if flow.handle else "")
+            await self.try_again(job, flow, str(status.lost), counter="crashed" if status.crashed else "")
         failure = status.failure
         assert failure is not None
         counter = {"renewed": "refused", "absent": "absent"}.get(failure.again or "", "")
-        worn_out = flow.refused >= _MOST_REFUSALS or flow.absent >= _MOST_ABSENT
-        if failure.again is None or (counter and worn_out):
+        worn_out = {"refused": flow.refused >= _MOST_REFUSALS, "absent": flow.absent >= _MOST_ABSENT}
+        if failure.again is None or worn_out.get(counter, False):
             raise Fails(failure.error, failure.admin_error)
         await self.try_again(job, flow, failure.admin_error or failure.error, failure.error, counter=counter)
         raise AssertionError("unreachable")
 
     async def try_again(self, job: JobRecord, flow: Flow, why: str, told: str = AWAY, *, counter: str = "") -> NoReturn:
         """Let the task be begun again after a pause."""
-        flow = flow.failed(self._clock(), why, told, counter)
+        flow = flow.failed(self._clock(), self._config.look_delay, why, told, counter)
         _log.warning("task_failed", job=job.id, task=flow.name, why=why[:300])
         await self.note(job, flow)
         raise Waits(max(0.0, flow.pause(self._clock())), why, told)
 
+    async def _require(self, site: JawsSite, kind: str) -> None:
+        """Raises: SiteUnreachableError where a task of that kind should not be begun now."""
+        await (site.require_up() if kind in {"stage", "submit"} else site.require_nersc_up())
+
     async def stage_plan(self, job: JobRecord, site: JawsSite) -> Plan:
         """How the job's inputs come to NERSC."""
+        if Flow.of(job).refused:
+            await site.check_s3()  # it may be our own keys that are not good any more
         return await site.stage_plan(await self._files.inputs(job.id, stop=job.input_file_count))
 
     def delay(self, age: float) -> float:

@@ -383,6 +383,50 @@ async def test_images_are_unique_by_digest_and_by_tag(database):
     assert not await images.delete(IMAGE.name, IMAGE.digest)
 
 
+async def test_of_two_who_note_how_far_a_job_has_come_one_does(database):
+    jobs = JobStore(database)
+    await jobs.insert(a_job("j"))
+    job = await jobs.get("j")
+    assert await jobs.note_flow(job, {"version": 1, "task": "stage"})
+    assert not await jobs.note_flow(job, {"version": 1, "task": "other"})
+    again = await jobs.get("j")
+    assert again.flow == {"version": 1, "task": "stage"}
+    await jobs.transition("j", Transition(S.CANCELING, after(1), "t1"))
+    assert not await jobs.note_flow(again, {"version": 2, "task": "submit"})
+    assert await jobs.note_flow(await jobs.get("j"), {"version": 2})
+    assert (await jobs.get("j")).flow == {"version": 2}
+
+
+async def test_what_may_be_cleaned_at_a_site(database):
+    jobs = JobStore(database)
+    for n, (site, state) in enumerate([("a", S.ERROR), ("a", S.ERROR), ("a", None), ("b", S.ERROR), ("a", S.ERROR)]):
+        await jobs.insert(a_job(f"j{n}", at=after(n), site=site))
+        if state is not None:
+            await jobs.transition(f"j{n}", Transition(state, after(10 + n), f"t{n}"))
+    await jobs.set_fields("j1", {"cleaned": 1})
+
+    async def over(*sites, before=100, **more):
+        return [job.id for job in await jobs.over_before(sites, after(before), 10, **more)]
+
+    assert await over("a") == ["j0", "j4"]
+    assert await over("a", "b") == ["j0", "j3", "j4"]
+    assert await over("a", before=14) == ["j0"]
+    assert await over("a", since=after(11)) == ["j4"]
+    assert await jobs.unfinished_since(["a"]) == after(2)
+    assert await jobs.unfinished_since(["b"]) is None
+
+
+async def test_containers_that_are_one_run_come_along_together(database):
+    containers = ContainerStore(database)
+    await containers.insert("j", 3, NOW)
+    await containers.report("j", 1, S.ERROR, Reached(NOW, NOW), error="x")
+    await containers.advance("j", S.JOB_SUBMITTED, after(5))
+    await containers.advance("j", S.DOWNLOAD_SUBMITTED, after(6))  # never back
+    found = await containers.list("j")
+    assert [c.state for c in found] == [S.JOB_SUBMITTED, S.ERROR, S.JOB_SUBMITTED]
+    assert found[0].reached[S.JOB_SUBMITTED] == Reached(after(5), after(5))
+
+
 async def test_sites_are_open_until_closed(database):
     sites = SiteStore(database)
     await sites.set_closed("here", True)
@@ -403,6 +447,8 @@ async def test_every_query_has_an_index(stack):
         ("jobs", {"idempotency": "x"}),
         ("jobs", {"user": "x", "updated": {"$lt": 5}}),
         ("jobs", {"updated": {"$lt": 5}}),
+        ("jobs", {"site": {"$in": ["x"]}, "state": {"$in": ["complete"]}, "cleaned": None, "updated": {"$lt": 5}}),
+        ("jobs", {"site": {"$in": ["x"]}, "state": {"$in": ["created"]}}),
         ("containers", {"job": "x", "state": {"$in": ["created"]}}),
         ("files", {"job": "x", "kind": "input", "n": -1, "chunk": {"$gte": 0, "$lte": 3}}),
         ("claims", {"job": "x"}),

@@ -13,6 +13,7 @@ import pytest
 from cdmtaskservice.embedded.service import EmbeddedService
 from test.system.conftest import QUICK
 from test.system.driver import FAILED, HAPPY, Driver, until
+from test.system.mortal import kept_alive
 
 LISTED = {"type": "input_files", "input_files_format": "space_separated_list"}
 REPO = str(Path(__file__).parents[2])
@@ -53,27 +54,13 @@ class Mortal:
             command=["-m", "test.system.dying_service"],
         )
 
-    async def watch(self) -> None:
-        """Start the service again whenever it is dead."""
-        while True:
-            if self.service.pid is None:
-                await asyncio.to_thread(self.service.start)
-            await asyncio.sleep(0.05)
-
 
 @contextlib.asynccontextmanager
 async def mortal(stack, home, s3, image, death):
     mortal = Mortal(stack, home, death)
-    mortal.service.start()
-    watch = asyncio.create_task(mortal.watch())
-    try:
-        async with Driver(mortal.service, s3, image) as driver:
-            await driver.ready()
-            yield driver, mortal
-    finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
-        mortal.service.kill()
+    async with kept_alive(mortal.service), Driver(mortal.service, s3, image) as driver:
+        await driver.ready()
+        yield driver, mortal
 
 
 async def submit_whatever_happens(driver: Driver, files: list[str], args: list) -> str:

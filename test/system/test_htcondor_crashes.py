@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from test.system.driver import HAPPY, Driver, until
+from test.system.mortal import kept_alive
 from test.system.pooled import LISTED, Room
 from test.system.test_crashes import REPO, submit_whatever_happens
 
@@ -33,23 +34,9 @@ async def mortal(room: Room, home: Path, death: str) -> AsyncIterator[tuple[Driv
     marker = home / "died"
     extra = {"CTS_DIE_AFTER": death, "CTS_DIE_MARKER": str(marker), "PYTHONPATH": REPO}
     service = room.service(home, extra, command=["-m", "test.system.dying_service"])
-    service.start()
-
-    async def watch() -> None:
-        while True:
-            if service.pid is None:
-                await asyncio.to_thread(service.start)
-            await asyncio.sleep(0.05)
-
-    watching = asyncio.create_task(watch())
-    try:
-        async with room.driver(service) as driver:
-            await driver.ready()
-            yield driver, marker
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-        service.kill()
+    async with kept_alive(service), room.driver(service) as driver:
+        await driver.ready()
+        yield driver, marker
 
 
 @pytest.mark.parametrize("death", DEATHS)

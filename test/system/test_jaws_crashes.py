@@ -10,6 +10,7 @@ import pytest
 from test.stand_ins.nersc.part import NerscSite
 from test.system.conftest import QUICK
 from test.system.driver import FAILED, HAPPY, Driver
+from test.system.mortal import kept_alive
 from test.system.test_crashes import REPO, submit_whatever_happens
 from test.system.test_jaws import LISTED, runs_of
 from test.system.through_jaws import PERLMUTTER, QUICK_JAWS, jaws_service
@@ -33,23 +34,9 @@ async def mortal(stack, home: Path, s3, image, nersc: NerscSite, death: str) -> 
     marker = home / "died"
     extra = {"CTS_DIE_AFTER": death, "CTS_DIE_MARKER": str(marker), "PYTHONPATH": REPO}
     service = jaws_service(stack, home, nersc, QUICK | QUICK_JAWS | extra, command=["-m", "test.system.dying_service"])
-    service.start()
-
-    async def watch() -> None:
-        while True:
-            if service.pid is None:
-                await asyncio.to_thread(service.start)
-            await asyncio.sleep(0.05)
-
-    watching = asyncio.create_task(watch())
-    try:
-        async with Driver(service, s3, image, PERLMUTTER) as driver:
-            await driver.ready()
-            yield driver, marker
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-        service.kill()
+    async with kept_alive(service), Driver(service, s3, image, PERLMUTTER) as driver:
+        await driver.ready()
+        yield driver, marker
 
 
 @pytest.mark.parametrize("death", DEATHS_OF_A_GOOD_JOB)

@@ -110,7 +110,7 @@ def test_another_kind_is_refused(tasks: Tasks):
 
 def test_a_fault_is_for_another_try_and_for_administrators(tasks: Tasks):
     told = tasks.run("remove", {})
-    assert (told["ok"], told["again"]) == (False, "later")
+    assert (told["ok"], told["again"]) == (False, "absent")  # which is not for ever
     assert "KeyError" in told["admin_error"]
     assert "KeyError" not in told["error"]
 
@@ -388,7 +388,7 @@ def test_a_submission_that_was_begun_is_never_begun_again(tasks: Tasks):
 
 
 @pytest.mark.parametrize("why", ["not_after", "stop"])
-def test_a_submission_that_is_not_wanted_any_more_is_not_begun(tasks: Tasks, why: str):
+def test_a_submission_that_is_not_wanted_any_more_is_not_made(tasks: Tasks, why: str):
     plan = submission(
         tasks, 'echo "{\\"run_id\\": 7}"', **({"not_after": time.time() - 1} if why == "not_after" else {})
     )
@@ -396,8 +396,18 @@ def test_a_submission_that_is_not_wanted_any_more_is_not_begun(tasks: Tasks, why
         (tasks.directory / "plan-1.json.stop").touch()
     told = tasks.run("submit", plan)
     assert (told["ok"], told["again"]) == (False, "later")
-    assert not (tasks.task() / "begun").exists()
     assert calls(tasks) == 0
+
+
+def test_who_comes_late_says_nothing_of_a_submission_that_goes_on(tasks: Tasks):
+    """Else it would be taken for one that came to nothing."""
+    (tasks.task()).mkdir(parents=True)
+    (tasks.task() / "begun").touch()
+    (tasks.directory / "plan-1.json.stop").touch()
+    process = tasks.begin("submit", submission(tasks, "exit 0", not_after=time.time() - 1))
+    assert process.wait(30) == 3
+    assert not (tasks.task() / "result.json").exists()
+    assert not list(tasks.directory.rglob("cts.wdl"))
 
 
 def test_two_submissions_at_once_are_one(tasks: Tasks):
@@ -419,11 +429,10 @@ def test_two_submissions_at_once_are_one(tasks: Tasks):
     assert calls(tasks) == 1
 
 
-def test_a_submission_without_room_for_its_files_was_not_begun(tasks: Tasks):
+def test_a_submission_without_room_for_its_files_is_not_made(tasks: Tasks):
     (tasks.directory / "jobs").write_text("in the way")
     told = tasks.run("submit", submission(tasks, "exit 0"))
     assert (told["ok"], told["again"]) == (False, "later")
-    assert not (tasks.task() / "begun").exists()
     assert calls(tasks) == 0
 
 

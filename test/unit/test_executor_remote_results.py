@@ -45,6 +45,7 @@ class Left:
             "outputs_dir": "__output__",
             "containers": containers,
             "failed": False,
+            "roots": [str(directory / "outputs")],
             "part_size": 1 << 20,
             "connections": 2,
             "mark": "CTS: ",
@@ -135,9 +136,11 @@ def test_results_that_are_not_there_yet_are_looked_for_later(tasks: Tasks, faile
     assert (told["ok"], told["again"], told["error"]) == (False, "absent", "JAWS has left no results.")
 
 
-def test_results_on_a_file_system_that_is_away_are_looked_for_all_the_longer(tasks: Tasks):
+@pytest.mark.parametrize("root", ["no such", "empty"])
+def test_results_on_a_file_system_that_is_away_are_looked_for_all_the_longer(tasks: Tasks, root: str):
+    (tasks.directory / "empty").mkdir()
     left = Left(tasks.directory)
-    left.plan["paths"] = [["/jaws/outputs", str(tasks.directory / "no such")]]
+    left.plan["roots"] = [str(tasks.directory / root)]
     told = tasks.run("collect", left.plan)
     assert (told["ok"], told["again"], told["error"]) == (False, "later", "The site's file system failed.")
 
@@ -337,7 +340,26 @@ def sending(tasks: Tasks, store: Store, files: Mapping[str, bytes], part_size: i
                 for n, p in enumerate(file["parts"])
             ]
             file["upload"] = {"upload_id": "u1", "parts": parts}
-    return {"files": found, "part_size": part_size, "connections": 4, "patience": 0.5}
+    return {
+        "files": found,
+        "roots": [str(tasks.directory / "outputs")],
+        "part_size": part_size,
+        "connections": 4,
+        "patience": 0.5,
+    }
+
+
+def test_files_that_are_away_with_their_file_system_are_sent_later(tasks: Tasks, store: Store):
+    plan = sending(tasks, store, {"x": b"one"})
+    os.rename(tasks.directory / "outputs", tasks.directory / "away")
+    (tasks.directory / "outputs").mkdir()
+    told = tasks.run("send", plan, "away")
+    assert (told["ok"], told["again"]) == (False, "later")
+    os.rename(tasks.directory / "outputs", tasks.directory / "empty")
+    os.rename(tasks.directory / "away", tasks.directory / "outputs")
+    plan["files"][0]["path"] = "gone"
+    told = tasks.run("send", plan, "gone")
+    assert (told["ok"], told["again"]) == (False, "absent")
 
 
 def test_files_are_sent_as_they_were_found(tasks: Tasks, store: Store):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdmtaskservice.sites.htcondor.agent import Refused, choose_schedd, conjuncts
+from cdmtaskservice.sites.htcondor.agent import Away, Refused, choose_schedd, conjuncts
 
 A, B = {"Name": "a@one", "Machine": "one"}, {"Name": "b@one", "Machine": "one"}
 C = {"Name": "two", "Machine": "two"}
@@ -25,11 +25,16 @@ def test_the_schedd_that_is_meant_is_chosen(ads, named, usual, chosen):
     assert choose_schedd(ads, named, usual, "here") is chosen
 
 
+@pytest.mark.parametrize(("named", "usual"), [("one", None), (None, "one")])
+def test_no_other_schedd_stands_in_for_one_that_is_away(named, usual):
+    with pytest.raises(Away):
+        choose_schedd([C], named, usual, "here")
+
+
 @pytest.mark.parametrize(
-    ("ads", "named", "usual"),
-    [([C], "one", None), ([C], None, "one"), ([A, B], "one", None), ([A, C], None, None), ([A, C], None, "here")],
+    ("ads", "named", "usual"), [([A, B], "one", None), ([A, C], None, None), ([A, C], None, "here")]
 )
-def test_no_other_schedd_stands_in_for_one_that_is_away(ads, named, usual):
+def test_where_there_are_several_schedds_one_must_be_named(ads, named, usual):
     with pytest.raises(Refused):
         choose_schedd(ads, named, usual, "here")
 

@@ -6,8 +6,8 @@ that directory are taken, through no link.
 
 Plan: `output_dir`, `paths` (pairs of prefixes: what files are called where JAWS runs, and here), `workflow`, `task`
 (names in the WDL), `outputs_dir` (a step of the path: what follows it is the output's own), `containers` (how many),
-`failed` (whether the run did), `part_size`, `connections`, `mark` (begins a line by which the run's own script says
-what it found wrong).
+`failed` (whether the run did), `roots` (directories that are never empty), `part_size`, `connections`, `mark` (begins a
+line by which the run's own script says what it found wrong).
 Result: `containers`, by number, each with `exit_code` (or null), `failure` (why it failed, or null), `script_failure`
 (in the script's words, for the job's owner, or null), `outputs` and `logs`: each `root`, `path` below it, `name` (an
 output's path below the output mount point, or a log's stream), `size`, `crc64nvme` and, where it is to be uploaded in
@@ -28,7 +28,7 @@ from ..fence import Fence
 from ..outputs import MOST_OUTPUTS, look
 from ..reporting import Progress
 from ..upload import Pending, Source, Uploads
-from .task import Task, write_aside
+from .task import Task, require_mounted, write_aside
 
 STREAMS = ("stdout", "stderr")
 
@@ -38,8 +38,14 @@ _MOST_WORDS = 4000
 
 def work(task: Task) -> Mapping[str, object]:
     """Collect what the run of the plan left."""
+    task.stop.check()
     plan = task.plan
-    containers = _failed(plan, task.directory) if plan["failed"] else _succeeded(plan)
+    try:
+        containers = _failed(plan, task.directory) if plan["failed"] else _succeeded(plan)
+    except ContainerFailure as failure:
+        if failure.again == ABSENT:
+            require_mounted(plan["roots"])
+        raise
     sources = [s for c in containers for s in (*c.outputs, *c.logs)]
     pending = {id(s): p for s, p in zip(sources, _checksummed(task, sources))}
     return {"containers": [c.told(pending) for c in containers]}
@@ -185,7 +191,6 @@ def _read(plan: Mapping[str, Any], name: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             told = json.load(file)
     except (FileNotFoundError, ValueError) as error:
-        os.listdir(plan["paths"][0][1])  # raises where it is the file system that is away
         # It may be on its way.
         raise ContainerFailure("JAWS has left no results.", f"{path}: {error}", ABSENT) from error
     return told if isinstance(told, dict) else {}

@@ -20,6 +20,7 @@ from .task import Task
 
 def work(task: Task) -> Mapping[str, object]:
     """Remove what the plan names."""
+    task.stop.check()
     removed = sum(_remove_tree(t["root"], t["name"]) for t in task.plan["trees"])
     removed += sum(_remove_expired(e["root"], e["age"], task) for e in task.plan["expired"])
     return {"removed": removed}

@@ -2,7 +2,7 @@
 
 Plan: `files`, each with `root`, `path`, `size`, `crc64nvme`, `parts` as `collect` told them, and `upload`: its
 presigned `url` and `headers`, or `upload_id` and `parts`, each with `url` and `headers`; `part_size`, `connections`,
-`patience` (seconds without an answer).
+`patience` (seconds without an answer), `roots` (directories that are never empty).
 Result: `parts`, for every file in its order the ETags of its parts, or null where it went as a whole.
 """
 
@@ -12,18 +12,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..checksum import decoded
-from ..failures import ContainerFailure
+from ..failures import ABSENT, ContainerFailure
 from ..fence import Fence
 from ..outputs import look
 from ..reporting import Progress
 from ..upload import Pending, Source, Uploads
-from .task import Task
+from .task import Task, require_mounted
 
 
 def work(task: Task) -> Mapping[str, object]:
     """Send the files of the task's plan."""
+    task.stop.check()
     plan = task.plan
-    pending = [_pending(file) for file in plan["files"]]
+    try:
+        pending = [_pending(file) for file in plan["files"]]
+    except ContainerFailure as failure:
+        if failure.again == ABSENT:
+            require_mounted(plan["roots"])
+        raise
     uploads = Uploads(
         _Planned([{"file": f["path"], **f["upload"]} for f in plan["files"]]),
         Progress(),

@@ -30,6 +30,7 @@ from .task import Task, make_open
 
 def work(task: Task) -> Mapping[str, object]:
     """Stage the inputs of the task's plan."""
+    task.stop.check()
     plan = task.plan
     cache: str = plan["cache"]
     make_open(cache)

@@ -23,6 +23,9 @@ _TOLD = 4000
 
 def work(task: Task) -> Mapping[str, object]:
     """Lay out the files, then submit: once, whatever happens."""
+    # First of all: another process of this task must neither touch the files nor say what came of it.
+    task.begin_once()
+    task.stop.check()
     plan = task.plan
     for file in plan["files"]:
         path = os.path.join(plan["directory"], file["name"])
@@ -32,7 +35,6 @@ def work(task: Task) -> Mapping[str, object]:
     if time.time() > plan["not_after"]:
         raise ContainerFailure("The job could not be submitted to JAWS.", "NERSC began the submission too late", LATER)
     task.stop.check()
-    task.begin_once()
     try:
         ran = subprocess.run(
             plan["command"],

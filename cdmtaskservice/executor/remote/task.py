@@ -13,6 +13,7 @@ Every plan may have a `callback` (URL) and a `time_limit` (seconds).
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
@@ -22,11 +23,11 @@ import threading
 import time
 import traceback
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Callable
 
-from ..failures import LATER, ContainerFailure, Ended
+from ..failures import ABSENT, LATER, ContainerFailure, Ended
 from ..jsonlog import Log
 from ..stopping import Stop, stopped_by_signals
 
@@ -75,7 +76,6 @@ def run(plan_file: str, directory: str, work: Callable[[Task], Mapping[str, obje
     threading.Thread(target=watch.until, args=(over,), daemon=True).start()
     with stopped_by_signals(stop):
         try:
-            stop.check()
             told = {"ok": True, **work(Task(directory, plan, stop, log))}
         except AlreadyBegun:
             raise
@@ -83,13 +83,25 @@ def run(plan_file: str, directory: str, work: Callable[[Task], Mapping[str, obje
             told = _failed(failure.error, failure.admin_error, failure.again)
         except Ended as end:
             told = _failed(f"It was stopped: {end}", None, LATER)
-        except Exception as error:
+        except (OSError, MemoryError) as error:
             told = _failed("The site's file system failed.", traceback.format_exc(), LATER)
+            log.event("failed", error=f"{type(error).__name__}: {error}")
+        except Exception as error:
+            # A fault of this code, or of what it was given to read: it will not be tried for ever.
+            told = _failed("NERSC could not do what the job needs.", traceback.format_exc(), ABSENT)
             log.event("failed", error=f"{type(error).__name__}: {error}")
         finally:
             over.set()
     _publish(result, json.dumps(told))
     _call_back(plan.get("callback"))
+
+
+def require_mounted(roots: Sequence[str]) -> None:
+    """Raise OSError where one of the directories, which are never empty, is empty or not there: what is missed below is
+    then not gone, but away."""
+    for root in roots:
+        if not os.listdir(root):
+            raise OSError(errno.ENOTCONN, f"{root} is empty: is its file system mounted?")
 
 
 def make_open(directory: str) -> None:

@@ -170,7 +170,10 @@ def _in_queue(ad: Ad, proc: Proc, config: HTCondorSiteConfig) -> Proc:
         reason = str(ad.get("RemoveReason"))
         known = replace(known, detail=f"it is being removed: {reason}")
         late = age is not None and age >= config.vacate_time + _CONFIRMATION
+        known = replace(known, state=RunState.STUCK if late else RunState.RUNNING)
         return replace(proc, status=known, unconfirmed=late, ours=reason.startswith(OURS))
+    if status in (JobStatus.SUSPENDED, JobStatus.TRANSFERRING_OUTPUT):
+        known = replace(known, age=None)  # it is not since then that its executor runs
     if status == JobStatus.SUSPENDED:
         known = replace(known, detail="it is suspended by its worker")
     elif status == JobStatus.COMPLETED:

@@ -35,6 +35,10 @@ class Refused(Exception):
     """The pool has answered, and said no."""
 
 
+class Away(Exception):
+    """The schedd that is meant is not there now."""
+
+
 class Pool:
     """The calls. Each raises what the bindings raise, with the first call after a failure looking for the schedd."""
 
@@ -206,7 +210,7 @@ def choose_schedd(ads: Sequence[Any], named: str | None, usual: str | None, here
     """The ad of the schedd to use: never of another one because the right one is away.
 
     named: as in the site's settings, or that was used before. usual: SCHEDD_HOST, by default this machine, `here`,
-    which need not have one. Raises Refused.
+    which need not have one. Raises Refused, Away.
     """
     names = ", ".join(sorted(str(ad["Name"]) for ad in ads))
     wanted = named or usual
@@ -218,7 +222,7 @@ def choose_schedd(ads: Sequence[Any], named: str | None, usual: str | None, here
         if found:
             return found[0]
         if named or wanted != here:
-            raise Refused(f"the collector knows of no schedd {wanted} now; it knows {names}")
+            raise Away(f"the collector knows of no schedd {wanted} now; it knows {names}")
     if len(ads) > 1:
         raise Refused(f"the pool has several schedds, so name one of them as the site's schedd: {names}")
     return ads[0]

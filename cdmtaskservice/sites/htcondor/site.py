@@ -31,7 +31,7 @@ from cdmtaskservice.sites.htcondor.ads import Found, Proc
 from cdmtaskservice.sites.htcondor.analysis import Analyses
 from cdmtaskservice.sites.htcondor.batch import Coalesced
 from cdmtaskservice.sites.htcondor.config import HTCondorSiteConfig
-from cdmtaskservice.sites.htcondor.gateway import Gateway, PoolBusyError, PoolRefusedError
+from cdmtaskservice.sites.htcondor.gateway import Gateway, PoolBusyError, PoolHangsError, PoolRefusedError
 from cdmtaskservice.sites.htcondor.submission import OURS, describe, items
 
 _log = structlog.get_logger(__name__)
@@ -51,8 +51,9 @@ _ATTEMPTS = 100_000
 _NAMED_CONTAINERS = 200
 """The history is asked for so many containers of a job by number, and for more of them by the job alone."""
 
-_EARLIER_RECORDS = 16
-"""Of the wanted runs the history may have so many records more than one each, where one was submitted twice."""
+_LONGEST_IN_QUEUE = 30 * 86400
+"""Seconds. Nobody's job stays in the queue for longer after its last change of status, so that all records behind it
+are older."""
 
 _REFUSAL_STANDS = 120.0
 """Seconds for which a refused submission counts."""
@@ -122,7 +123,7 @@ class HTCondorSite:
     async def health(self) -> SiteHealth:
         """Whether the schedd answers and takes jobs.
 
-        That it refuses what one user submits may be a matter of these jobs, and closes the site to nobody else.
+        That it refuses some jobs may be a matter of these, and closes the site to nobody else.
         """
         try:
             await self._gateway.call("ping", self._config.timeout)
@@ -131,9 +132,7 @@ class HTCondorSite:
         now = time.monotonic()
         refusals = [why for why, until in self._refused.values() if now < until]
         account = next((why for why in refusals if _REFUSED_ACCOUNT in why), None)
-        if account is not None or len(refusals) > 1:
-            return SiteHealth(False, account or refusals[-1])
-        return SiteHealth(True)
+        return SiteHealth(account is None, account)
 
     async def submit(self, requests: Sequence[RunRequest]) -> Sequence[str]:
         """Submit one cluster with a proc for each run. They must not be in the queue yet: `poll` tells."""
@@ -181,9 +180,13 @@ class HTCondorSite:
         await self._tidy(found, {run.job_id for run in runs})
         absent = [run for run in runs if run not in statuses]
         if absent:
-            history = await self._history.ask([(run, since) for run in absent])
-            for run in absent:
-                statuses[run] = history[run].status if run in history else self._unknown(run)
+            try:
+                history = await self._history.ask([(run, since) for run in absent])
+            except PoolHangsError as error:
+                # The others need not wait for it.
+                statuses |= {run: RunStatus(RunState.QUEUED, error.message) for run in absent}
+            else:
+                statuses |= {run: history[run].status if run in history else self._unknown(run) for run in absent}
         return await self._explained(found, statuses)
 
     async def end(self, runs: Collection[Run], reason: str) -> Collection[Run]:
@@ -256,8 +259,13 @@ class HTCondorSite:
         whole = [job for job, runs in by_job.items() if len(runs) > _NAMED_CONTAINERS]
         constraint = " || ".join([*named, *([f"({_of_jobs(whole)})"] if whole else [])])
         oldest = min((since or _EPOCH for _, since in wanted), default=_EPOCH)
-        most = -1 if whole else len(wanted) + _EARLIER_RECORDS
-        return ads.read_history(await self._ask_history(constraint, ads.ATTRIBUTES, oldest, most), self._config)
+        # Each run has one record, unless it was submitted twice.
+        most = -1 if whole else len(wanted)
+        records = await self._ask_history(constraint, ads.ATTRIBUTES, oldest, most)
+        found = ads.read_history(records, self._config)
+        if len(records) == most and any(run not in found for run, _ in wanted):
+            found = ads.read_history(await self._ask_history(constraint, ads.ATTRIBUTES, oldest, -1), self._config)
+        return found
 
     async def _ask_history(
         self, constraint: str, attributes: Sequence[str], since: datetime.datetime | None, most: int
@@ -265,7 +273,8 @@ class HTCondorSite:
         """Records of our own jobs. That the history is long does not mean that the pool hangs."""
         # The records are in the order in which jobs left the queue; other people's may have stayed there for long.
         oldest = int((since or _EPOCH).timestamp() - self._config.history_margin)
-        until = f"CTSJobID isnt undefined && EnteredCurrentStatus < {oldest}" if since is not None else ""
+        ours = f"CTSJobID isnt undefined && EnteredCurrentStatus < {oldest}"
+        until = f"({ours}) || EnteredCurrentStatus < {oldest - _LONGEST_IN_QUEUE}" if since is not None else ""
         return await self._gateway.call(
             "history",
             self._config.submit_timeout,

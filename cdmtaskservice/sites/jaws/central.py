@@ -149,6 +149,7 @@ class JawsCentral:
             except httpx.HTTPError as e:
                 why = f"JAWS Central does not answer: {type(e).__name__} {e}".strip()
                 continue
+            self._breaker.close()
             if reply.status_code < 300:
                 return _object(reply)
             why = f"JAWS Central answers {method} {path.partition('?')[0]} with {reply.status_code}: {_words(reply)}"

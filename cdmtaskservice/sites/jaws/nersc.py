@@ -187,8 +187,11 @@ class Nersc:
             try:
                 async with self._slots, asyncio.timeout(self._config.timeout):
                     client = await self._current()
-                    return await ask(client)
+                    reply = await ask(client)
+                self._breaker.close()
+                return reply
             except httpx.HTTPStatusError as e:
+                self._breaker.close()
                 status = e.response.status_code
                 if status in missing:
                     return None
@@ -233,6 +236,15 @@ class Nersc:
         )
         try:
             user = _object(await client.get("account/")).get("name")
+        except (httpx.HTTPStatusError, AuthlibBaseError, JoseError, ValueError) as e:
+            await client.close()
+            if self._used is None or credentials == self._used:
+                raise
+            # Those that were good may still be.
+            self._refused, self._why_refused = credentials, f"NERSC does not take the new credentials: {_words(e)}"
+            _log.error("nersc_credentials_refused", error=_words(e))
+            await self._renew()
+            return
         except BaseException:
             await client.close()
             raise

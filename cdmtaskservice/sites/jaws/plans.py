@@ -100,6 +100,7 @@ def collect(config: JawsSiteConfig, job: JobRecord, output_dir: str, *, failed: 
         "outputs_dir": wdl.OUTPUTS_DIR,
         "containers": job.containers,
         "failed": failed,
+        "roots": [config.places.output_paths[1]],
         "part_size": config.part_size,
         "connections": config.connections,
         "mark": wdl.MARK,
@@ -110,6 +111,7 @@ def send(config: JawsSiteConfig, files: Sequence[Mapping[str, Any]]) -> Plan:
     """files: as `collect` has told of them, each with its `upload` and the S3 path `target`."""
     return {
         "files": list(files),
+        "roots": [config.places.output_paths[1], config.places.tasks],
         "part_size": config.part_size,
         "connections": config.connections,
         "patience": config.patience,

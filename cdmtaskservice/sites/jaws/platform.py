@@ -123,12 +123,16 @@ class JawsPlatform:
         if (why := self.why_not_ready) is not None:
             raise SiteUnreachableError(why)
 
+    def require_code(self) -> None:
+        """Raises: SiteUnreachableError where remote code cannot be run."""
+        if not self._sha256:
+            raise SiteUnreachableError(self._why)
+
     async def set_up(self) -> None:
         """See to it once that all is there. Raises: SiteUnreachableError."""
         await self.nersc.check()
         archive = await self._archive()
-        self._sha256 = hashlib.sha256(archive).hexdigest()
-        await self._install_code(archive)
+        await self._install_code(archive, hashlib.sha256(archive).hexdigest())
         await self.install_token(anew=True)
 
     async def install_token(self, *, anew: bool = False) -> None:
@@ -149,19 +153,22 @@ class JawsPlatform:
         )
         self._installed_token = token
 
-    async def _install_code(self, archive: bytes) -> None:
+    async def _install_code(self, archive: bytes, sha256: str) -> None:
+        code = f"{self.nersc_config.code_dir}/code/{sha256}"
         directory = self.nersc_config.code_dir
         made = " ".join(shlex.quote(f"{directory}/{d}") for d in ("plans", "code", "tasks"))
         there = await self._shell(
             f"umask 077 && mkdir -p {made} && chmod 755 {shlex.quote(directory)} {shlex.quote(directory)}/code && "
-            f"chmod 700 {shlex.quote(self.plans)} && if [ -d {shlex.quote(self.code)} ]; then echo there; fi"
+            f"chmod 700 {shlex.quote(self.plans)} && if [ -d {shlex.quote(code)} ]; then echo there; fi"
         )
         if "there" in there:
+            self._sha256 = sha256
             return
-        uploaded = f"{self._sha256}.{self._name}.tgz"
+        uploaded = f"{sha256}.{self._name}.tgz"
         await self.nersc.upload(self.nersc_config.transfer_machine, f"{directory}/code/{uploaded}", archive)
-        await self._shell(_UNPACK, f"{directory}/code", self._sha256, uploaded)
-        _log.info("code_installed", sha256=self._sha256)
+        await self._shell(_UNPACK, f"{directory}/code", sha256, uploaded)
+        self._sha256 = sha256
+        _log.info("code_installed", sha256=sha256)
 
     async def _shell(self, script: str, *arguments: str) -> str:
         """What a few lines of shell print on the machine for transfers. Raises: SiteUnreachableError."""

@@ -73,12 +73,16 @@ class TaskFailure:
 
 @dataclass(frozen=True)
 class TaskStatus:
-    """What became of a task of remote code: it runs, or has a result, or failed, or ended without a word."""
+    """What became of a task of remote code: it runs, or has a result, or failed, or was lost without a word.
+
+    crashed: it was lost, and is known to have run.
+    """
 
     running: bool = False
     result: Mapping[str, Any] | None = None
     failure: TaskFailure | None = None
     lost: str | None = None
+    crashed: bool = False
 
 
 class JawsSite:
@@ -119,6 +123,15 @@ class JawsSite:
         if not health.available:
             raise SiteUnreachableError(health.reason or f"The site {self.info.name} is not available")
 
+    async def require_nersc_up(self) -> None:
+        """Raises: SiteUnreachableError, with the reason why nothing can be begun at NERSC now, whatever JAWS is."""
+        if (why := await self._platform.nersc.why_down()) is not None:
+            raise SiteUnreachableError(why)
+
+    async def check_s3(self) -> None:
+        """Raises: DependencyUnavailableError where S3 does not take the service's own keys, or does not answer."""
+        await self._s3.check()
+
     async def _ask_health(self) -> SiteHealth:
         try:
             why = await self._platform.nersc.why_down() or self._platform.why_not_ready
@@ -132,7 +145,9 @@ class JawsSite:
 
     async def begin_task(self, job_id: str, name: str, kind: str, plan: Plan) -> str:
         """Have a task done at NERSC; returns its ID there. `name` tells the tasks of a job apart."""
-        self._platform.require_ready()
+        if kind == "submit":
+            self._platform.require_ready()
+        self._platform.require_code()
         nersc, config = self._platform.nersc, self._platform.nersc_config
         plan = {**plan, "callback": self._callback(kind, job_id)}
         file = self._plan_file(job_id, name)
@@ -150,21 +165,24 @@ class JawsSite:
         state = await self._platform.nersc.state(handle) if handle is not None else None
         if state is not None and state.running:
             if age > _SILENCE and not await self._is_alive(job_id, name):
+                self._platform.doubt()
                 return TaskStatus(lost=f"NERSC says that it runs, but it has shown no life for {_SILENCE:.0f} seconds")
             return TaskStatus(running=True)
         # It may have ended between the two questions.
         if (told := await self._told(job_id, name)) is not None:
             return told
         if state is None:
+            self._platform.doubt()
             return TaskStatus(lost="NERSC does not know its task any more")
         if state.exit_code == _ALREADY_BEGUN:
             return TaskStatus(lost="it has been begun before")
         self._platform.doubt()
-        return TaskStatus(lost=f"it ended with exit code {state.exit_code}: {(state.error or state.output)[-1000:]}")
+        said = (state.error or state.output)[-1000:]
+        return TaskStatus(lost=f"it ended with exit code {state.exit_code}: {said}", crashed=True)
 
-    async def stop_task(self, job_id: str, name: str, handle: str | None) -> bool:
-        """Stop a task, or keep it from beginning. False while it goes on: ask again."""
-        status = await self.task_status(job_id, name, handle)
+    async def stop_task(self, job_id: str, name: str, handle: str | None, age: float) -> bool:
+        """Stop a task, or keep it from beginning. False while it goes on: ask again. age: seconds since it began."""
+        status = await self.task_status(job_id, name, handle, age)
         if status.result is not None or status.failure is not None:
             return True
         machine = self._platform.nersc_config.transfer_machine
@@ -176,12 +194,10 @@ class JawsSite:
         shown = await self._read(f"{self._places.task_dir(job_id, name)}/alive")
         return shown is not None and shown.strip().isdigit() and time.time() - int(shown) < _SILENCE
 
-    async def plan_of(self, job_id: str, name: str) -> Plan:
-        """The plan of a task that was begun. Raises: SiteUnreachableError."""
+    async def plan_of(self, job_id: str, name: str) -> Plan | None:
+        """The plan of a task that was begun; None where it is gone. Raises: SiteUnreachableError."""
         text = await self._read(f"{self._places.task_dir(job_id, name)}/plan.json")
-        if text is None:
-            raise SiteUnreachableError(f"The plan of task {name} of job {job_id} is gone")
-        plan: Plan = json.loads(text)
+        plan: Plan | None = json.loads(text) if text is not None else None
         return plan
 
     async def _told(self, job_id: str, name: str) -> TaskStatus | None:
@@ -221,12 +237,15 @@ class JawsSite:
         """How a run is submitted. not_after: seconds since the epoch by which that must have begun."""
         return plans.submit(self.config, job, attempt, inputs, self._platform.jaws_settings, not_after)
 
-    def collect_plan(self, job: JobRecord, run: JawsRun, *, failed: bool) -> Plan:
-        """How it is seen what a run has left. Raises: SiteUnreachableError where its directory is not known."""
-        here = self._places.outputs_here(run.output_dir or "")
+    def collect_plan(self, job: JobRecord, run_id: str, output_dir: str, *, failed: bool) -> Plan:
+        """How it is seen what a run has left. output_dir: as JAWS told it.
+
+        Raises: SiteUnreachableError where that is not where the settings say.
+        """
+        here = self._places.outputs_here(output_dir)
         if here is None:
             raise SiteUnreachableError(
-                f"JAWS says that the results of run {run.id} are in {run.output_dir}, which is not below "
+                f"JAWS says that the results of run {run_id} are in {output_dir}, which is not below "
                 f"{self._places.output_paths[0]}: see jaws.submit_outputs_dir"
             )
         return plans.collect(self.config, job, here, failed=failed)

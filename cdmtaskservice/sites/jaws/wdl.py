@@ -64,7 +64,8 @@ mkdir -p {inputs} {outputs}
 # A hard link takes no room; a copy is for where the two places are different file systems.
 place() {{
     case $2 in */*) mkdir -p "{inputs}/${{2%/*}}" ;; esac
-    if ! ln "$1" "{inputs}/$2" 2>/dev/null && ! cp "$1" "{inputs}/$2"; then
+    # JAWS may start a container again in the same directory.
+    if ! [ "$1" -ef "{inputs}/$2" ] && ! ln "$1" "{inputs}/$2" 2>/dev/null && ! cp "$1" "{inputs}/$2"; then
         say "the input file $2 could not be put into its place"
         exit {refused}
     fi
@@ -72,10 +73,11 @@ place() {{
 run() {{
     # Each in a process group of its own: what the program has started ends with it, and it ignores no signal.
     set -m
+    : >.cts_over_time
     ( exec -- "$@" ) </dev/null &
     cts_program=$!
     ( sleep {runtime}
-      : >.cts_over_time
+      echo over >.cts_over_time
       kill -TERM -- "-$cts_program"
       sleep {grace}
       kill -KILL -- "-$cts_program" ) >/dev/null 2>&1 &
@@ -83,7 +85,7 @@ run() {{
     {{ wait "$cts_program"; }} 2>/dev/null
     cts_code=$?
     {{ kill -KILL -- "-$cts_program"; kill -KILL -- "-$cts_watch"; wait "$cts_watch"; }} 2>/dev/null
-    if [ -e .cts_over_time ]; then
+    if [ -s .cts_over_time ]; then
         say "it ran longer than its limit of {runtime} seconds and was ended"
         exit {over_time}
     fi
