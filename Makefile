@@ -16,11 +16,12 @@ help: ## list the targets
 demo: setup ## run the whole service on this machine, and a job through it (KEEP=1: leave it running; SITE=htcondor or jaws)
 	@.venv/bin/cts demo $(if $(KEEP),--keep) $(if $(SITE),--site '$(SITE)')
 
-# The long tests come after the others, for they take all cores. ARGS is for the others.
+# The tests wait more than they compute, so there are more workers than cores. The long ones come after the others, for
+# they take all cores. ARGS is for the others.
 # Without the container tools the tests that need them are skipped, and say so; with CTS_REQUIRE_PARTS they fail.
 test: venv ## run all tests under coverage (ARGS: arguments for pytest)
 	@$(RUN) cdmtaskservice.embedded.debian $(PARTS) || test -z "$$CTS_REQUIRE_PARTS"
-	@$(RUN) pytest -m 'not long' --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=12 --cov --cov-report=term $(ARGS)
+	@$(RUN) pytest -m 'not long' --numprocesses=$$(($$(nproc) + 1)) --maxprocesses=4 --dist=loadfile --durations=12 --cov --cov-report=term $(ARGS)
 	@test -n "$(ARGS)" || $(RUN) pytest -m long
 
 lint: venv ## check style, format and types

@@ -111,6 +111,7 @@ class HttpPool:
         connection = self._connection(parts.scheme, parts.hostname or "", parts.port)
         try:
             connect(connection, self._timeout)
+            self._stop.check()  # while it was not there yet, nobody could break it off
             if self._may_write:
                 self._may_write()
             connection.putrequest(method, target, skip_accept_encoding=True)

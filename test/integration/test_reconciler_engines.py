@@ -267,6 +267,7 @@ async def test_a_run_that_reports_its_end_while_the_engine_is_asked_is_not_lost(
 async def test_an_unexpected_exception_is_repeated_with_backoff_and_fails_nothing(quick):
     quick.site.bug = KeyError("a field that nobody thought of")
     looks: list[datetime.datetime] = []
+    planned: list[datetime.timedelta] = []
 
     async with quick.reconciling(max_backoff=16.0):
         await quick.submitted()
@@ -275,13 +276,14 @@ async def test_an_unexpected_exception_is_repeated_with_backoff_and_fails_nothin
             job = await quick.jobs.get("j")
             if job.failures > len(looks):
                 looks.append(quick.clock())
+                planned.append(job.next_look - quick.clock())
             return job if job.failures >= 8 else None
 
         job = await quick.until(failed_often)
         assert (job.state, job.waiting) == (S.CREATED, "KeyError: 'a field that nobody thought of'")
         waits = [(b - a).total_seconds() for a, b in itertools.pairwise(looks)]
         assert waits[-1] >= 7  # of 16, with jitter from the half on
-        assert max(waits) <= 20
+        assert max(planned) <= datetime.timedelta(seconds=16)  # how long it took is the machine's
         assert waits[0] <= waits[-1]  # a busy machine may see two of the first failures as one
         quick.site.bug = None
         await quick.finish(R)
