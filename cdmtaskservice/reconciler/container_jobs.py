@@ -168,7 +168,7 @@ class ContainerJobs:
         never = site.submit_window and not job.handles and job.submitting_until is None
         # What is to wait before it is submitted, or of a job of which nothing was submitted, the engine cannot know.
         unknown = {run for run, c in live.items() if never or (c.claim is None and _pause(c, now) > 0)}
-        asked = live.keys() - unknown
+        asked = [run for run in live if run not in unknown]
         statuses = dict(await site.poll(asked, job.transitions[0].time)) if asked else {}
         statuses |= {run: RunStatus(RunState.UNKNOWN) for run in unknown}
         await self._note_handles(site, job, statuses.values())

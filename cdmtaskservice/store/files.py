@@ -121,8 +121,9 @@ class FileStore:
             ids = [f"{job_id}/{path}" for path in paths]
             owners = {d["_id"]: d["n"] async for d in self._claims.find({"_id": {"$in": ids}}, {"n": 1})}
             for path, key in zip(paths, ids, strict=True):
-                if owners.get(key) != container:
-                    return path, owners[key]
+                # One that is gone was released meanwhile, as the job is over.
+                if (owner := owners.get(key, container)) != container:
+                    return path, owner
         return None
 
     @store_call

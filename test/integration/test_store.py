@@ -427,6 +427,26 @@ async def test_containers_that_are_one_run_come_along_together(database):
     assert found[0].reached[S.JOB_SUBMITTED] == Reached(after(5), after(5))
 
 
+async def test_claims_that_are_released_while_they_are_made_once_more(database):
+    """As by a report that comes twice when the job has just ended."""
+    files = FileStore(database)
+    assert await files.claim_outputs("j", 0, ["x", "y"]) is None
+    claims = files._claims
+
+    class Ending:
+        async def insert_many(self, *args, **kwargs):
+            try:
+                await claims.insert_many(*args, **kwargs)
+            finally:
+                await files.release_claims("j")
+
+        def __getattr__(self, name):
+            return getattr(claims, name)
+
+    files._claims = Ending()
+    assert await files.claim_outputs("j", 0, ["x", "y"]) is None
+
+
 async def test_sites_are_open_until_closed(database):
     sites = SiteStore(database)
     await sites.set_closed("here", True)

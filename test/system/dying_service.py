@@ -45,7 +45,6 @@ CALLS: dict[str, tuple[type, str]] = {
     "advance": (ContainerStore, "advance"),
     "finish_sending": (JawsSite, "finish_sending"),
     "cancel_run": (JawsSite, "cancel_run"),
-    "stop_task": (JawsSite, "stop_task"),
     "publish": (KafkaPublisher, "publish"),
 }
 

@@ -1,6 +1,7 @@
 """Jobs through JAWS, with real containers, at both sites."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -289,9 +290,12 @@ async def test_cleaning_by_age(stack, home: Path, s3, seqtool_image, nersc: Ners
             left = Left(nersc, job["id"])
 
             async def gone() -> bool:
-                cleaned = (await driver.admin(f"/admin/jobs/{job['id']}"))["cleaned"]
-                inputs = [p for p in Path(nersc.staging_dir).rglob("cache/*/*-17") if p.is_file()]
-                return cleaned and not left.paths() and not inputs
+                if not (await driver.admin(f"/admin/jobs/{job['id']}"))["cleaned"]:
+                    return False
+                with contextlib.suppress(FileNotFoundError):  # of a directory that is being removed
+                    inputs = [p for p in Path(nersc.staging_dir).rglob("cache/*/*-17") if p.is_file()]
+                    return not left.paths() and not inputs
+                return False
 
             await until(gone, "job and input are cleaned away")
     finally:

@@ -25,7 +25,7 @@ DEATHS_OF_A_GOOD_JOB = [
     *(f"transition:{state}" for state in HAPPY[1:]),
 ]
 DEATHS_OF_A_FAILING_JOB = ["begin_task:collect", "report:error", *(f"transition:{state}" for state in FAILED[4:])]
-DEATHS_OF_A_CANCELED_JOB = ["transition:canceling", "cancel_run", "stop_task", "transition:canceled"]
+DEATHS_OF_A_CANCELED_JOB = ["transition:canceling", "cancel_run", "transition:canceled"]
 
 
 @contextlib.asynccontextmanager
