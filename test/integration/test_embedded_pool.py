@@ -63,7 +63,7 @@ def _daemons_come_back(request: pytest.FixtureRequest) -> Iterator[None]:
         pool.start_daemon("schedd")
 
 
-def until(condition: Callable[[], bool], what: str, within: float = 20.0) -> None:
+def until(condition: Callable[[], bool], what: str, within: float = 60.0) -> None:
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"not within {within:.0f} s: {what}"
@@ -97,7 +97,7 @@ def shell(pool: CondorPool, name: str, script: str) -> dict[str, str]:
     return {"executable": "/bin/sh", "arguments": f"{file} $(Process)"}
 
 
-def exit_codes(pool: CondorPool, cluster: str, count: int = 1, within: float = 20.0) -> list[int]:
+def exit_codes(pool: CondorPool, cluster: str, count: int = 1, within: float = 60.0) -> list[int]:
     def over() -> list[str]:
         return pool.tool("condor_history", cluster, "-af", "ExitCode").split()
 
