@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cdmtaskservice.executor.checksum import crc64nvme, encoded
 
@@ -22,11 +22,20 @@ def crc(data: bytes) -> str:
 
 
 class Tasks:
-    """Begins tasks below a directory."""
+    """Begins tasks below a directory, and ends them when it is left."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
 
     def task(self, name: str = "1") -> Path:
         return self.directory / "tasks" / name

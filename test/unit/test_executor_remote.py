@@ -20,12 +20,8 @@ from .remote_tasks import Plan, Store, Tasks, crc, mode, serving, unused_port
 
 @pytest.fixture
 def tasks(tmp_path: Path) -> Iterator[Tasks]:
-    made = Tasks(tmp_path)
-    yield made
-    for process in made.processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with Tasks(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
