@@ -78,14 +78,14 @@ class Pending:
     def done(self) -> bool:
         return len(self.etags) == len(self.pieces)
 
-    def request(self) -> Mapping[str, object]:
+    @property
+    def content(self) -> Mapping[str, object]:
+        """Its size, its checksum and, where it goes in parts, theirs."""
         parts = [{"size": size, "crc64nvme": encoded(crc)} for _, size, crc in self.pieces]
-        return {
-            **self._name(),
-            "size": self.source.output.size,
-            "crc64nvme": self.crc,
-            "parts": parts if self.in_parts else None,
-        }
+        return {"size": self.source.output.size, "crc64nvme": self.crc, "parts": parts if self.in_parts else None}
+
+    def request(self) -> Mapping[str, object]:
+        return {**self._name(), **self.content}
 
     def completion(self) -> Mapping[str, object]:
         etags = [self.etags[n] for n in range(len(self.pieces))]
@@ -93,6 +93,36 @@ class Pending:
 
     def _name(self) -> Mapping[str, object]:
         return {"stream": self.source.stream} if self.source.stream else {"path": self.source.output.path}
+
+
+def checksummed(sources: Sequence[Source], part_size: int, connections: int, stop: Stop) -> list[Pending]:
+    """Read `sources`, for the checksums of the pieces that they will be uploaded in.
+
+    part_size: bytes of a piece, where it is not the last. Raises: UploadRefused for what is too large.
+    """
+    batch = [_planned(source, part_size) for source in sources]
+    scope = Stop(stop)
+
+    def one(job: tuple[Pending, int]) -> None:
+        pending, n = job
+        offset, size, _ = pending.pieces[n]
+        crc = 0
+        for data in _read(pending.source, offset, size, scope.check):
+            crc = crc64nvme(data, crc)
+        pending.pieces[n] = offset, size, crc
+
+    for_each([(p, n) for p in batch for n in range(len(p.pieces))], one, connections, scope)
+    return batch
+
+
+def _planned(source: Source, part_size: int) -> Pending:
+    size = source.output.size
+    if size > part_size * MOST_PARTS:
+        raise UploadRefused(
+            f"The {source.label} has {size} bytes; no more than {part_size * MOST_PARTS} can be uploaded."
+        )
+    pieces = [(at, min(part_size, size - at), 0) for at in range(0, size, part_size)]
+    return Pending(source, pieces or [(0, 0, 0)], in_parts=size > part_size)
 
 
 class UploadService(Protocol):
@@ -142,38 +172,13 @@ class Uploads:
         """Upload `sources`, and say where they are, in their order. Raises UploadRefused, naming the file."""
         uploaded: list[Uploaded] = []
         for start in range(0, len(sources), self._batch):
-            batch = self.checksummed(sources[start : start + self._batch], stop)
+            batch = checksummed(sources[start : start + self._batch], self._part_size, self._connections, stop)
             try:
                 self.send_pending(batch, stop)
             except Rejected as error:
                 raise UploadRefused(f"The outputs were refused: {error}", f"/uploads: {error}") from error
             uploaded += [Uploaded(str(p.slot["file"]), p.crc) for p in batch]
         return uploaded
-
-    def checksummed(self, sources: Sequence[Source], stop: Stop) -> list[Pending]:
-        """Read `sources`, for the checksums of the pieces that they will be uploaded in."""
-        batch = [self._planned(s) for s in sources]
-        scope = Stop(stop)
-
-        def one(job: tuple[Pending, int]) -> None:
-            pending, n = job
-            offset, size, _ = pending.pieces[n]
-            crc = 0
-            for data in _read(pending.source, offset, size, scope.check):
-                crc = crc64nvme(data, crc)
-            pending.pieces[n] = offset, size, crc
-
-        for_each([(p, n) for p in batch for n in range(len(p.pieces))], one, self._connections, scope)
-        return batch
-
-    def _planned(self, source: Source) -> Pending:
-        size = source.output.size
-        if size > self._part_size * MOST_PARTS:
-            raise UploadRefused(
-                f"The {source.label} has {size} bytes; no more than {self._part_size * MOST_PARTS} can be uploaded."
-            )
-        pieces = [(at, min(self._part_size, size - at), 0) for at in range(0, size, self._part_size)]
-        return Pending(source, pieces or [(0, 0, 0)], in_parts=size > self._part_size)
 
     def send_pending(self, batch: Sequence[Pending], stop: Stop) -> None:
         """Upload all of `batch`. Raises UploadRefused, naming the file; Rejected."""

@@ -20,7 +20,7 @@ from cdmtaskservice.reconciler.jaws_flow import Flow, seconds_since
 from cdmtaskservice.reconciler.jaws_tasks import AWAY, Fails, JawsJobConfig, JawsTasks, Waits
 from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.sites.jaws.central import JawsRun, NoSuchRunError
-from cdmtaskservice.sites.jaws.plans import Plan
+from cdmtaskservice.sites.jaws.plans import Plan, tag
 from cdmtaskservice.sites.jaws.site import JawsSite
 from cdmtaskservice.store.codec import from_millis, to_millis
 from cdmtaskservice.store.files import FileStore
@@ -154,7 +154,7 @@ class JawsSubmission:
             raise Waits(pause, flow.why, flow.told)
         # Of an attempt that was given up, a run may have come after all: nothing is submitted beside it.
         runs = await site.runs_of(job.id)
-        mine = await site.runs_of(job.id, flow.attempt) or [run for run in runs if not run.over]
+        mine = [run for run in runs if run.tag == tag(job.id, flow.attempt)] or [run for run in runs if not run.over]
         if mine:
             return job, mine[0].id
         if not flow.staged:

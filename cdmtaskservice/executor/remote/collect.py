@@ -22,12 +22,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..checksum import encoded
 from ..failures import ABSENT, ContainerFailure
-from ..fence import Fence
 from ..outputs import MOST_OUTPUTS, look
-from ..reporting import Progress
-from ..upload import Pending, Source, Uploads
+from ..upload import Pending, Source, checksummed
 from .task import Task, require_mounted, write_aside
 
 STREAMS = ("stdout", "stderr")
@@ -47,7 +44,8 @@ def work(task: Task) -> Mapping[str, object]:
             require_mounted(plan["roots"])
         raise
     sources = [s for c in containers for s in (*c.outputs, *c.logs)]
-    pending = {id(s): p for s, p in zip(sources, _checksummed(task, sources))}
+    read = checksummed(sources, plan["part_size"], plan["connections"], task.stop)
+    pending = {id(p.source): p for p in read}
     return {"containers": [c.told(pending) for c in containers]}
 
 
@@ -75,15 +73,7 @@ class _Container:
 
 def _told(name: str, pending: Pending) -> Mapping[str, object]:
     source = pending.source
-    parts = [{"size": size, "crc64nvme": encoded(crc)} for _, size, crc in pending.pieces]
-    return {
-        "root": source.root,
-        "path": source.output.path,
-        "name": name,
-        "size": source.output.size,
-        "crc64nvme": pending.crc,
-        "parts": parts if pending.in_parts else None,
-    }
+    return {"root": source.root, "path": source.output.path, "name": name, **pending.content}
 
 
 def _succeeded(plan: Mapping[str, Any]) -> Sequence[_Container]:
@@ -161,24 +151,6 @@ def _failure(call: Mapping[str, Any]) -> str:
 def _marked(stderr: object, mark: str) -> str | None:
     lines = stderr.split("\n") if isinstance(stderr, str) else []
     return next((line[len(mark) :] for line in reversed(lines) if line.startswith(mark)), None)
-
-
-def _checksummed(task: Task, sources: Sequence[Source]) -> Sequence[Pending]:
-    uploads = Uploads(_Nowhere(), Progress(), task.plan["part_size"], 1, 0.0, task.plan["connections"], task.log)
-    return uploads.checksummed(sources, task.stop)
-
-
-class _Nowhere:
-    """No upload is asked for yet."""
-
-    def __init__(self) -> None:
-        self.fence = Fence()
-
-    def uploads(self, files: object, logs: object) -> Any:
-        raise NotImplementedError
-
-    def complete_uploads(self, files: object, logs: object) -> None:
-        raise NotImplementedError
 
 
 def _in(plan: Mapping[str, Any], name: str) -> str:
