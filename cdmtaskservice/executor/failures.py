@@ -20,6 +20,7 @@ EXIT_GAVE_UP = 75
 """The service did not answer for as long as the executor was told to keep trying, or the work directory is in use."""
 
 
+HELD = "held"
 LATER = "later"
 RENEWED = "renewed"
 ABSENT = "absent"
@@ -28,8 +29,9 @@ ABSENT = "absent"
 class ContainerFailure(Exception):
     """The container cannot go on. `error` is for the job's owner, `admin_error` for administrators.
 
-    again: where a transfer failed and may be tried once more: `LATER`, as something did not answer; `RENEWED`, with
-    other URLs, as these were refused; `ABSENT`, as what is looked for may be about to come.
+    again: where a task failed and may be tried once more: `LATER`, as something did not answer; `RENEWED`, with other
+    URLs, as these were refused; `ABSENT`, as what is looked for may be about to come; `HELD`, as another process works
+    on the same.
     """
 
     def __init__(self, error: str, admin_error: str | None = None, again: str | None = None) -> None:

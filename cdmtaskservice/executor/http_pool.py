@@ -48,9 +48,11 @@ class Response:
         try:
             count = self._raw.readinto(buffer)
         except (OSError, http.client.HTTPException) as error:
+            self._pool.drop(self._connection)
             raise self._pool.network_error(error) from error
         if not count and self._raw.length:
             # http.client lets a body that is cut short pass for one that is over.
+            self._pool.drop(self._connection)
             raise self._pool.network_error(EOFError(f"{self._raw.length} bytes of the answer are missing"))
         return count
 

@@ -94,7 +94,7 @@ def test_a_task_that_is_not_wanted_any_more_is_not_begun(tasks: Tasks):
     (tasks.directory / "x/y").mkdir(parents=True)
     (tasks.directory / "plan-1.json.stop").touch()
     told = tasks.run("remove", trees((tasks.directory / "x", "y")))
-    assert (told["ok"], told["again"], told["error"]) == (False, "later", "It was stopped: the job is over")
+    assert (told["ok"], told["again"], told["error"]) == (False, "later", "It was stopped: nobody wants it any more")
     assert (tasks.directory / "x/y").is_dir()
 
 
@@ -461,7 +461,7 @@ def test_nothing_else_is_removed(tasks: Tasks, name: str):
     (root / "file").touch()
     before = sorted(tasks.directory.glob("root*/**/*"))
     told = tasks.run("remove", trees((root, name)))
-    assert (told["ok"], told["again"], told["error"]) == (False, None, "The job's files cannot be removed.")
+    assert (told["ok"], told["again"], told["error"]) == (False, None, "The files cannot be removed.")
     assert sorted(tasks.directory.glob("root*/**/*")) == before
 
 

@@ -15,8 +15,10 @@ from importlib import import_module
 
 from .task import AlreadyBegun, run
 
-KINDS = ("stage", "submit", "collect", "send", "remove")
+KINDS = ("stage", "submit", "collect", "send", "remove", "refdata")
 """Each is a module beside this one, with a function `work(task)`."""
+
+_STDIN = 0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,10 +27,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--plan", required=True, metavar="FILE", help="JSON; moved into the task's directory")
     parser.add_argument("--task", required=True, metavar="DIR", help="made, with what is above it")
+    parser.add_argument("--watch-stdin", action="store_true", help="stop when stdin ends: who began it is gone")
     options = parser.parse_args(argv)
     os.umask(0o077)
     try:
-        run(options.plan, options.task, import_module(f"{__package__}.{options.kind}").work)
+        work = import_module(f"{__package__}.{options.kind}").work
+        run(options.plan, options.task, work, _STDIN if options.watch_stdin else None)
     except AlreadyBegun as error:
         sys.stderr.write(f"{error}\n")
         return 3

@@ -6,7 +6,8 @@ task, or keeps it from beginning.
 
 `result.json` is `{"ok": true, …}`, or `{"ok": false, "error", "admin_error", "again"}`: `error` is for the job's owner,
 and `again` says when another try is worth it: "later" where something did not answer, "renewed" where a URL was
-refused, "absent" where what is looked for may be about to come, and null where the answer would be the same.
+refused, "absent" where what is looked for may be about to come, "held" where another task is in its way, and null where
+the answer would be the same.
 
 Every plan may have a `callback` (URL) and a `time_limit` (seconds).
 """
@@ -62,8 +63,13 @@ class Task:
             raise AlreadyBegun(f"{marker} is there already") from None
 
 
-def run(plan_file: str, directory: str, work: Callable[[Task], Mapping[str, object]]) -> None:
-    """Run `work` on the plan, and write what it returns, or why it failed. Raises AlreadyBegun."""
+def run(
+    plan_file: str, directory: str, work: Callable[[Task], Mapping[str, object]], watched: int | None = None
+) -> None:
+    """Run `work` on the plan, and write what it returns, or why it failed. Raises AlreadyBegun.
+
+    watched: a pipe, whose end stops the task.
+    """
     os.makedirs(directory, exist_ok=True)
     result = os.path.join(directory, "result.json")
     if os.path.exists(result):
@@ -74,6 +80,8 @@ def run(plan_file: str, directory: str, work: Callable[[Task], Mapping[str, obje
     watch = _Watch(f"{plan_file}.stop", os.path.join(directory, "alive"), plan.get("time_limit"), stop)
     watch.look()
     threading.Thread(target=watch.until, args=(over,), daemon=True).start()
+    if watched is not None:
+        threading.Thread(target=_stop_at_end, args=(watched, stop), daemon=True).start()
     with stopped_by_signals(stop):
         try:
             told = {"ok": True, **work(Task(directory, plan, stop, log))}
@@ -88,7 +96,7 @@ def run(plan_file: str, directory: str, work: Callable[[Task], Mapping[str, obje
             log.event("failed", error=f"{type(error).__name__}: {error}")
         except Exception as error:
             # A fault of this code, or of what it was given to read: it will not be tried for ever.
-            told = _failed("NERSC could not do what the job needs.", traceback.format_exc(), ABSENT)
+            told = _failed("What was to be done near the storage failed.", traceback.format_exc(), ABSENT)
             log.event("failed", error=f"{type(error).__name__}: {error}")
         finally:
             over.set()
@@ -171,12 +179,20 @@ class _Watch:
         now = time.monotonic()
         with suppress(OSError):
             if os.path.exists(self._stop_file):
-                self._stop.set(Stopped("the job is over"))
+                self._stop.set(Stopped("nobody wants it any more"))
             if now - self._shown >= _ALIVE_INTERVAL:
                 write_aside(self._alive_file, str(int(time.time())))
                 self._shown = now
         if self._end is not None and now > self._end:
             self._stop.set(Stopped("it took longer than its time limit"))
+
+
+def _stop_at_end(pipe: int, stop: Stop) -> None:
+    """Nobody writes to the pipe; it ends when nobody holds its other end any more."""
+    with suppress(OSError):
+        while os.read(pipe, 4096):
+            pass
+    stop.set(Stopped("whoever began it is gone, or wants it no more"))
 
 
 def _call_back(url: str | None) -> None:
