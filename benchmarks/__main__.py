@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import executing, heads, looking, pooling, reading, reporting, resting, submitting
+from benchmarks import executing, heads, looking, pooling, reading, reporting, resting, staging, submitting
 from benchmarks.figures import Effort, Figure, Section
 from benchmarks.processes import load_average
 from benchmarks.report import as_json, show
@@ -51,6 +51,7 @@ BENCHMARKS: dict[str, InHouse | OnStage] = {
     "heads": OnStage("S3", heads.heads),
     "executor": OnStage("Workers", executing.executor),
     "pool": OnStage("An HTCondor pool", pooling.pool),
+    "staging": OnStage("Reference data", staging.staging),
 }
 
 

@@ -12,7 +12,19 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from cdmtaskservice.api import about, admin_jobs, health, images, jobs, nersc, openapi, sites, workers
+from cdmtaskservice.api import (
+    about,
+    admin_jobs,
+    health,
+    images,
+    jobs,
+    nersc,
+    openapi,
+    refdata,
+    refdata_service,
+    sites,
+    workers,
+)
 from cdmtaskservice.api.auth import AuthenticationMiddleware
 from cdmtaskservice.api.errors import ErrorReplies
 from cdmtaskservice.api.metrics import HttpMetrics
@@ -35,7 +47,7 @@ def create_app(
     request and left after the last. max_body: of a request, in bytes.
     """
     metrics = HttpMetrics()
-    modules = (about, sites, jobs, images, admin_jobs, nersc, workers, health)
+    modules = (about, sites, jobs, images, refdata, admin_jobs, nersc, workers, refdata_service, health)
     routes = [r for m in modules for r in m.router.routes if isinstance(r, Route)]
     replies = ErrorReplies(services.info.now, routes)
     app = _Application(

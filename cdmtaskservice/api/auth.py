@@ -136,6 +136,7 @@ ExecutorOrContainer = Annotated[
         )
     ),
 ]
+Refserv = Annotated[Principal, Depends(Role(lambda a, c: _is_user(c) and a.is_refserv(c), "reference data services"))]
 SentToken = Annotated[str, Depends(_sent_token)]
 """The caller's token itself, where the auth service must be asked in their name."""
 

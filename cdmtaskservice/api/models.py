@@ -14,7 +14,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from cdmtaskservice.domain.jobs import JobInput, JobInputPreview
 from cdmtaskservice.domain.parameters import StrictModel, check_text
-from cdmtaskservice.domain.states import JobState
+from cdmtaskservice.domain.states import JobState, RefdataState
 
 Left = SkipJsonSchema[None]
 """The second half of `T | Left`: the field may be left out."""
@@ -153,6 +153,85 @@ class Images(Reply):
     """Approved images."""
 
     data: list[Image]
+
+
+class RefdataTransitionTime(Reply):
+    """When a state was entered."""
+
+    state: RefdataState
+    time: AwareDatetime
+
+
+class RefdataStatus(Reply):
+    """Reference data at one site."""
+
+    cluster: str
+    state: RefdataState
+    transition_times: list[RefdataTransitionTime]
+    error: str | Left = None
+    removed_on: AwareDatetime | Left = Field(default=None, description="When it was removed, after it was retired")
+
+
+class RefdataTransfer(Reply):
+    """How far a transfer has come."""
+
+    phase: str
+    percent: float = Field(description="Of the file that has come")
+    bytes_done: int
+    bytes_total: int
+    bytes_per_second: float = Field(description="Lately")
+    files_done: int = Field(description="Files that are unpacked")
+    bytes_unpacked: int
+    time: AwareDatetime = Field(description="When this was so")
+
+
+class AdminRefdataStatus(RefdataStatus):
+    """The same with what only administrators see."""
+
+    cleaned: bool = Field(description="Whether nothing is left of staging but the data")
+    nersc_download_task_id: list[str] = Field(description="Tasks at NERSC, one entry a try")
+    admin_error: str | Left = None
+    traceback: str | Left = None
+    waiting: str | Left = Field(default=None, description="Why it does not go on")
+    progress: RefdataTransfer | Left = None
+    files: int | Left = Field(default=None, description="How many files it is, once it is staged")
+    bytes: int | Left = Field(default=None, description="And how many bytes")
+
+
+class _ReferenceData(Reply):
+    id: str
+    file: str
+    crc64nvme: str
+    unpack: bool
+    registered_by: str
+    registered_on: AwareDatetime
+    retired_by: str | Left = None
+    retired_on: AwareDatetime | Left = Field(default=None, description="From then on it can be used no more")
+
+
+class ReferenceData(_ReferenceData):
+    """Reference data, and its state at each site."""
+
+    statuses: list[RefdataStatus]
+
+
+class AllReferenceData(Reply):
+    """Reference data."""
+
+    data: list[ReferenceData]
+
+
+class AdminReferenceData(_ReferenceData):
+    """Reference data, and what there is to know of it at each site."""
+
+    size: int = Field(description="Bytes of the file in S3")
+    statuses: list[AdminRefdataStatus]
+
+
+class AllAdminReferenceData(Reply):
+    """Reference data."""
+
+    data: list[AdminReferenceData]
 
 
 class JobPreview(JobStatus):

@@ -22,6 +22,7 @@ their checksums.
 SERVICE = "Service"
 JOBS = "Jobs"
 IMAGES = "Images"
+REFDATA = "Reference data"
 SITES = "Sites"
 ADMIN = "Administration"
 EXECUTORS = "Executors"
@@ -32,6 +33,7 @@ TAGS: list[dict[str, Any]] = [
     {"name": SERVICE, "description": "What this is, and who you are to it."},
     {"name": JOBS, "description": "Submit jobs and follow them. A job is its owner's alone, and administrators'."},
     {"name": IMAGES, "description": "Images that administrators have approved: only they run."},
+    {"name": REFDATA, "description": "Databases that images need, staged at sites and mounted read-only."},
     {"name": SITES, "description": "Where jobs run, and how large they may be there."},
     {"name": ADMIN, "description": "For administrators."},
     {"name": EXECUTORS, "description": "What executors on workers call. See docs/executor-protocol.md."},

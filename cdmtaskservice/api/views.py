@@ -17,7 +17,9 @@ from cdmtaskservice.domain.records import (
     OutputFiles,
     Transition,
 )
+from cdmtaskservice.domain.refdata import RefdataRecord, StagingRecord
 from cdmtaskservice.domain.states import CONTAINER_STATES
+from cdmtaskservice.services.refdata import RefdataView
 from cdmtaskservice.services.sites import SiteView
 
 View: TypeAlias = dict[str, Any]
@@ -116,6 +118,20 @@ def image(record: ImageRecord) -> View:
     return view
 
 
+def refdata(view: RefdataView) -> View:
+    """*ReferenceData*."""
+    return {**_refdata(view.refdata), "statuses": [_staging(s) for s in view.stagings]}
+
+
+def admin_refdata(view: RefdataView) -> View:
+    """*ReferenceData* for administrators."""
+    return {
+        **_refdata(view.refdata),
+        "size": view.refdata.size,
+        "statuses": [_admin_staging(s) for s in view.stagings],
+    }
+
+
 def site(view: SiteView) -> View:
     """A site, memory in whole units of 10⁹ bytes and time in whole minutes, both rounded down."""
     info = view.info
@@ -139,6 +155,52 @@ def site(view: SiteView) -> View:
 def output_files(outputs: OutputFiles) -> list[View]:
     """Output files with their checksums."""
     return [{"file": file, "crc64nvme": crc} for file, crc in zip(outputs.files, outputs.crc64nvmes, strict=True)]
+
+
+def _refdata(record: RefdataRecord) -> View:
+    view: View = {
+        "id": record.id,
+        "file": record.file,
+        "crc64nvme": record.crc64nvme,
+        "unpack": record.unpack,
+        "registered_by": record.registered_by,
+        "registered_on": record.registered_on,
+    }
+    _add(view, record, ("retired_by", "retired_on"))
+    return view
+
+
+def _staging(staging: StagingRecord) -> View:
+    view: View = {
+        "cluster": staging.site,
+        "state": staging.state.value,
+        "transition_times": [{"state": t.state.value, "time": t.time} for t in staging.transitions],
+    }
+    _add(view, staging, ("error", "removed_on"))
+    return view
+
+
+def _admin_staging(staging: StagingRecord) -> View:
+    view = _staging(staging)
+    view["cleaned"] = staging.cleaned
+    _add(view, staging, ("admin_error", "traceback", "files"))
+    if not staging.is_over or staging.next_look is not None:
+        _add(view, staging, ("waiting",))
+    if staging.unpacked is not None:
+        view["bytes"] = staging.unpacked
+    view["nersc_download_task_id"] = list(staging.handles.get("nersc_download", ()))
+    if (progress := staging.progress) is not None and not staging.is_over:
+        view["progress"] = {
+            "phase": progress.phase,
+            "percent": round(progress.percent, 1),
+            "bytes_done": progress.done,
+            "bytes_total": progress.total,
+            "bytes_per_second": round(progress.rate, 1),
+            "files_done": progress.files,
+            "bytes_unpacked": progress.unpacked,
+            "time": progress.at,
+        }
+    return view
 
 
 _PREVIEW_OPTIONAL: Sequence[str] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -131,3 +131,25 @@ class FreshInputs(Answer):
     """Fresh presigned GETs."""
 
     inputs: list[FreshInput]
+
+
+class RefdataOrder(Answer):
+    """One task of a reference data service."""
+
+    refdata_id: str
+    task: str = Field(description="Its name, which is never used again for this reference data at this site")
+    kind: Literal["refdata", "remove"]
+    plan: dict[str, Any] = Field(description="For `python -m cdmtaskservice.executor.remote KIND`, see its modules")
+
+
+class RefdataWork(Answer):
+    """What a reference data service is to do, what it has begun included."""
+
+    work: list[RefdataOrder]
+    report_interval: float = Field(description="Seconds between two signs of life")
+
+
+class RefdataProgressAnswer(Answer):
+    """Whether to stop."""
+
+    stop: bool

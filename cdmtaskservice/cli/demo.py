@@ -149,6 +149,9 @@ def _explain(console: Console, stack: EmbeddedStack, service: EmbeddedService, i
         '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs/JOB_ID          # the job and its outputs\n'
         '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs/JOB_ID/log/0/stdout\n'
         '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs                 # all of your jobs\n\n'
+        "  Reference data, as an administrator (see docs/refdata.md): register a file, and follow it to the site\n"
+        f"  export CTS_URL=$URL CTS_TOKEN_FILE={service.token_file('admin')}\n"
+        f"  ID=$(.venv/bin/cts refdata register {BUCKET}/ann/reads/sample1.fasta); .venv/bin/cts refdata watch $ID\n\n"
         f"  S3 at {s3.url}: your files go to {BUCKET}/ann/, with a CRC64NVME checksum each (see docs/user-guide.md)\n"
         f"  export AWS_ACCESS_KEY_ID={s3.access_key} AWS_SECRET_ACCESS_KEY={s3.secret_key}\n",
         markup=False,

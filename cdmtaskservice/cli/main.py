@@ -3,7 +3,7 @@
 Only what every command needs is imported here, and commands import their own parts when they run, so that help and
 completion are there at once.
 
-Exit codes: 0 done, 1 failed or invalid, 2 wrong usage.
+Exit codes: 0 done, 1 failed or invalid, 2 wrong usage, 3 the service does not answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from cdmtaskservice.cli import config, site, token
+from cdmtaskservice.cli import config, refdata, site, token
 from cdmtaskservice.cli.terminal import fail
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")
 app.add_typer(site.app, name="site")
+app.add_typer(refdata.app, name="refdata")
 
 
 @app.command()

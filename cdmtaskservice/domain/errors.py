@@ -210,6 +210,18 @@ class NoSuchRefdataError(CTSError):
     error_type = ErrorType.NO_SUCH_REFDATA
 
 
+class InvalidRefdataStateError(CTSError):
+    """The client gets 400/30400."""
+
+    error_type = ErrorType.INVALID_REFDATA_STATE
+
+
+class RefdataExistsError(CTSError):
+    """The client gets 400/50100."""
+
+    error_type = ErrorType.REFDATA_EXISTS
+
+
 class NoLogsError(CTSError):
     """The client gets 404/40070."""
 

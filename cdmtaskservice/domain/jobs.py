@@ -81,7 +81,7 @@ def _as_objects(value: object) -> object:
 
 
 _Label = Annotated[str, AfterValidator(check_text)]
-_Crc64nvme = Annotated[
+Crc64nvme = Annotated[
     str,
     AfterValidator(_check_crc64nvme),
     Field(json_schema_extra={"pattern": f"^{_CRC64NVME.pattern}$", "minLength": 12, "maxLength": 12}),
@@ -95,7 +95,7 @@ class InputFile(StrictModel):
     data_id: Annotated[_Label, Field(min_length=1, max_length=255)] | None = Field(
         default=None, description="What the file is called outside of S3. On all files of a job or on none."
     )
-    crc64nvme: _Crc64nvme | None = Field(
+    crc64nvme: Crc64nvme | None = Field(
         default=None,
         description="The checksum that the file must have in S3, base64.",
         examples=["S8AXmd7A3f8="],

@@ -362,4 +362,11 @@ class Parameters(StrictModel):
                     f"{name} {shown(path)} is below input_mount_point {shown(self.input_mount_point)}, where nothing "
                     "else can be mounted as it is read-only: move one of them"
                 )
+        for name in ("input_mount_point", "output_mount_point"):
+            if self.refdata_mount_point and getattr(self, name).startswith(f"{self.refdata_mount_point}/"):
+                raise ValueError(
+                    f"{name} {shown(getattr(self, name))} is below refdata_mount_point "
+                    f"{shown(self.refdata_mount_point)}, where nothing else can be mounted as it is read-only: move "
+                    "one of them"
+                )
         return self

@@ -89,6 +89,10 @@ class JobRecord:
         """The time of the last state change."""
         return self.transitions[-1].time
 
+    def overtakes(self, earlier: JobRecord) -> bool:
+        """Whether it was canceled since: the look that this asked for must not wait."""
+        return self.state is JobState.CANCELING and earlier.state is not JobState.CANCELING
+
 
 @dataclass(frozen=True, slots=True)
 class InputFiles:

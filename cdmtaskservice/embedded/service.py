@@ -27,8 +27,9 @@ USERS: Mapping[str, Sequence[str]] = {
     "ben": ("KBASE_STAFF",),
     "guest": (),
     "executor": ("CTS_EXTERNAL_EXECUTOR",),
+    "refserv": ("CTS_REFDATA_SERVICE",),
 }
-"""Accounts and their roles: an administrator, two scientists, somebody without any role, and the executors."""
+"""Accounts and their roles: an administrator, two scientists, somebody without any role, and what runs elsewhere."""
 
 
 class EmbeddedService(Part):
@@ -73,7 +74,16 @@ class EmbeddedService(Part):
         """The Kafka topic of this home's services."""
         return f"cts-{self._shared.name}"
 
+    @property
+    def refdata_dir(self) -> Path:
+        """Where the pool's workers have reference data."""
+        assert self.pool is not None
+        return self.pool.worker_dir / f"refdata-{self._shared.name}"
+
     def command(self, ports: Mapping[str, int]) -> list[str]:
+        for directory in (self._shared / "refdata", *([self.refdata_dir] if self.pool is not None else [])):
+            directory.mkdir(exist_ok=True)
+            directory.chmod(0o755)
         return [sys.executable, *self._command, "--config", str(_template())]
 
     def environment(self) -> dict[str, str]:
@@ -97,7 +107,8 @@ class EmbeddedService(Part):
             "KBCTS_IMAGES_CRANE": str(self.stack.crane),
             "KBCTS_LOCAL_CPUS_PER_NODE": cpus,
             "KBCTS_LOCAL_WORK_DIR": str(self._shared / "work"),
-            "KBCTS_LOCAL_TOKEN_FILE": str(self._token_file("executor")),
+            "KBCTS_LOCAL_TOKEN_FILE": str(self.token_file("executor")),
+            "KBCTS_LOCAL_REFDATA_DIR": str(self._shared / "refdata"),
             "KBCTS_LOCAL_CONTAINER_RUNTIME": "podman",
             "KBCTS_LOCAL_CONTAINER_RUNTIME_PATH": str(self.stack.podman),
             **self._pool_settings(),
@@ -119,6 +130,8 @@ class EmbeddedService(Part):
             "KBCTS_HTCONDOR_CONTAINER_RUNTIME_PATH": str(self.pool.podman),
             "KBCTS_HTCONDOR_INITIAL_DIR": str(self.pool.worker_dir),
             "KBCTS_HTCONDOR_SCRATCH": "10MB",
+            "KBCTS_HTCONDOR_REFDATA_DIR": str(self.refdata_dir),
+            "KBCTS_HTCONDOR_REFDATA_BY": "service",
         }
 
     def answers(self) -> bool:
@@ -137,14 +150,15 @@ class EmbeddedService(Part):
         known = {t.name for t in list_tokens(accounts)} if accounts.exists() else set()
         tokens = {}
         for user, roles in USERS.items():
-            file = self._token_file(user)
+            file = self.token_file(user)
             if user not in known:
                 file.touch(mode=0o600)
                 file.write_text(create_token(accounts, user, user, roles))
             tokens[user] = file.read_text()
         return tokens
 
-    def _token_file(self, user: str) -> Path:
+    def token_file(self, user: str) -> Path:
+        """The file with the token of a user."""
         return self._shared / f"{user}.token"
 
     def _secret(self) -> str:

@@ -76,7 +76,7 @@ class ContainerJobs:
         self._mover = Mover(jobs, clock, new_id)
         self._config = config
 
-    async def look(self, job: JobRecord, *, full: bool, reachable_since: datetime.datetime) -> Next:
+    async def look(self, job: JobRecord, *, full: bool, reachable_since: datetime.datetime) -> Next[JobRecord]:
         """Look at a job once.
 
         full: ask the engine too; otherwise only take in what the containers have reported.
@@ -286,7 +286,7 @@ class ContainerJobs:
             admin_error=admin_error,
         )
 
-    async def _cancel(self, job: JobRecord) -> Next:
+    async def _cancel(self, job: JobRecord) -> Next[JobRecord]:
         site = self._site(job)
         doubtful = in_doubt(job, self._clock())
         runs = [_run(c) for c in await self._containers.live(job.id)]
@@ -300,7 +300,7 @@ class ContainerJobs:
         canceled = await self._mover.move(job, DueTransition(JobState.CANCELED, self._clock()), fields)
         return await self._finish(canceled or job)
 
-    async def _finish(self, job: JobRecord) -> Next:
+    async def _finish(self, job: JobRecord) -> Next[JobRecord]:
         """Let go of what was kept for a job that is over."""
         doubtful = in_doubt(job, self._clock())
         await self._files.release_claims(job.id)

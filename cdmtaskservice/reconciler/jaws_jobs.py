@@ -12,7 +12,7 @@
 | canceling | stops what was begun and cancels the run → canceled |
 
 Each look starts from what is stored and what NERSC and JAWS say, so it may be repeated after a crash at any
-instruction. What was begun is noted before (`jaws_flow.py`), and nothing is begun where somebody else has noted
+instruction. What was begun is noted before (`flow.py`), and nothing is begun where somebody else has noted
 something. What is begun twice does no harm, and a run is submitted once for each attempt, whatever happens
 (`jaws_submission.py`). Callbacks only make a look come sooner.
 """
@@ -36,16 +36,17 @@ from cdmtaskservice.domain.errors import (
 )
 from cdmtaskservice.domain.records import JobRecord
 from cdmtaskservice.domain.states import DueTransition, JobState
-from cdmtaskservice.reconciler.jaws_flow import Flow
+from cdmtaskservice.reconciler.flow import Flow
 from cdmtaskservice.reconciler.jaws_results import JawsResults
 from cdmtaskservice.reconciler.jaws_submission import JawsSubmission
-from cdmtaskservice.reconciler.jaws_tasks import AWAY, Fails, JawsJobConfig, JawsTasks, Waits
+from cdmtaskservice.reconciler.jaws_tasks import JawsJobConfig, JawsTasks
 from cdmtaskservice.reconciler.loop import Done, Next, Wait
 from cdmtaskservice.reconciler.moving import Mover
+from cdmtaskservice.reconciler.tasks import AWAY, Fails, Waits
 from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.sites.jaws.central import CANCELLED, FAILED, SUCCEEDED, NoSuchRunError
-from cdmtaskservice.sites.jaws.plans import Plan
 from cdmtaskservice.sites.jaws.site import JawsSite
+from cdmtaskservice.sites.tasks import Plan
 from cdmtaskservice.store.containers import ContainerStore
 from cdmtaskservice.store.files import FileStore
 from cdmtaskservice.store.jobs import JobStore
@@ -82,7 +83,7 @@ class JawsJobs:
         self._tasks = JawsTasks(jobs, files, clock, config)
         self._submission = JawsSubmission(jobs, files, self._tasks, clock, config)
 
-    async def look(self, job: JobRecord, *, full: bool, reachable_since: datetime.datetime) -> Next:
+    async def look(self, job: JobRecord, *, full: bool, reachable_since: datetime.datetime) -> Next[JobRecord]:
         """Look at a job once."""
         site = self._sites[job.site]
         steps: Mapping[JobState, Callable[[JobRecord, JawsSite], Awaitable[JobRecord]]] = {
@@ -235,7 +236,7 @@ class JawsJobs:
             raise Waits(soon, why)
         return await self._move(job, S.CANCELED)
 
-    async def _finish(self, job: JobRecord, site: JawsSite) -> Next:
+    async def _finish(self, job: JobRecord, site: JawsSite) -> Next[JobRecord]:
         """Nothing may go on at JAWS for a job that is over, not even what was thought not to have been taken."""
         flow = Flow.of(job)
         expected_over = job.state is S.COMPLETE and flow.attempt == 1

@@ -16,12 +16,14 @@ import structlog
 
 from cdmtaskservice.domain.clock import Clock
 from cdmtaskservice.domain.records import JobRecord
-from cdmtaskservice.reconciler.jaws_flow import Flow, seconds_since
-from cdmtaskservice.reconciler.jaws_tasks import AWAY, Fails, JawsJobConfig, JawsTasks, Waits
+from cdmtaskservice.reconciler.flow import Flow, seconds_since
+from cdmtaskservice.reconciler.jaws_tasks import JawsJobConfig, JawsTasks
+from cdmtaskservice.reconciler.tasks import AWAY, Fails, Waits
 from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.sites.jaws.central import JawsRun, NoSuchRunError
-from cdmtaskservice.sites.jaws.plans import Plan, tag
+from cdmtaskservice.sites.jaws.plans import tag
 from cdmtaskservice.sites.jaws.site import JawsSite
+from cdmtaskservice.sites.tasks import Plan
 from cdmtaskservice.store.codec import from_millis, to_millis
 from cdmtaskservice.store.files import FileStore
 from cdmtaskservice.store.jobs import JobStore

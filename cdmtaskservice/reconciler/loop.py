@@ -2,6 +2,8 @@
 
 A look holds a lease on its job, so several service processes may run this loop side by side. A look that raises is
 repeated with exponential backoff and jitter, with the reason kept on the job; nothing that raises ever fails a job.
+
+The same loop looks at stagings of reference data: what is said of jobs here is so of them, too.
 """
 
 from __future__ import annotations
@@ -11,16 +13,14 @@ import datetime
 import functools
 import random
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 
 import structlog
 
 from cdmtaskservice.domain.clock import Clock
 from cdmtaskservice.domain.errors import CTSError, DependencyUnavailableError
-from cdmtaskservice.domain.records import JobRecord
-from cdmtaskservice.domain.states import JobState
 from cdmtaskservice.sites.base import SiteUnreachableError
-from cdmtaskservice.store.jobs import JobStore, Lease
+from cdmtaskservice.store.looks import Lease, Looked, LookStore
 
 _log = structlog.get_logger(__name__)
 
@@ -34,34 +34,50 @@ MAX_WANTED = 10_000
 """Hints that wait at once; whoever is turned away is found when its next look is due."""
 
 
+class Job(Looked, Protocol):
+    """What is looked at."""
+
+    @property
+    def failures(self) -> int:
+        """How many looks in a row have failed."""
+        ...
+
+    def overtakes(self, earlier: Self) -> bool:
+        """Whether somebody has asked for a look since, which must not wait for that after a failure."""
+        ...
+
+
+J = TypeVar("J", bound=Job)
+
+
 @dataclass(frozen=True)
-class Wait:
+class Wait(Generic[J]):
     """Look again in `delay` seconds.
 
     why: why the job does not move on, if something holds it up; for administrators. told: the same for its owner, where
     there is something to say.
     """
 
-    job: JobRecord
+    job: J
     delay: float
     why: str | None = None
     told: str | None = None
 
 
 @dataclass(frozen=True)
-class Done:
+class Done(Generic[J]):
     """Nothing is left to do for this job."""
 
-    job: JobRecord
+    job: J
 
 
-Next: TypeAlias = Wait | Done
+Next: TypeAlias = Wait[J] | Done[J]
 
 
-class Step(Protocol):
+class Step(Protocol[J]):
     """One look at a job of some kind."""
 
-    async def look(self, job: JobRecord, *, full: bool, reachable_since: datetime.datetime) -> Next:
+    async def look(self, job: J, *, full: bool, reachable_since: datetime.datetime) -> Next[J]:
         """Look once. `full` is False where only a hint has come; then the engine need not be asked."""
         ...
 
@@ -82,10 +98,10 @@ class LoopConfig:
     coalesce: float = 0.05
 
 
-class Reconciler:
+class Reconciler(Generic[J]):
     """Runs looks at jobs, each job by one process at a time."""
 
-    def __init__(self, jobs: JobStore, step: Step, clock: Clock, owner: str, config: LoopConfig) -> None:
+    def __init__(self, jobs: LookStore[J], step: Step[J], clock: Clock, owner: str, config: LoopConfig) -> None:
         """owner: a name for this process that no other process has or had."""
         self._jobs = jobs
         self._step = step
@@ -216,7 +232,7 @@ class Reconciler:
             except Exception:
                 _log.exception("look_failed", job=job_id)
 
-    async def _look_leased(self, job: JobRecord, full: bool) -> None:
+    async def _look_leased(self, job: J, full: bool) -> None:
         planned = job.next_look
         look = asyncio.current_task()
         assert look is not None
@@ -230,8 +246,8 @@ class Reconciler:
             why = e.message if isinstance(e, CTSError) else f"{type(e).__name__}: {e}"
             at = self._clock() + datetime.timedelta(seconds=self._backoff(job.failures))
             current = await self._jobs.get(job.id) or job
-            if current.state is JobState.CANCELING and job.state is not JobState.CANCELING:
-                current = job  # canceled meanwhile: the look that this asked for must not wait
+            if current.overtakes(job):
+                current = job
             await self._jobs.release(
                 current,
                 self._owner,

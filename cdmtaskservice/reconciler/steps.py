@@ -13,11 +13,11 @@ from cdmtaskservice.sites.base import SiteUnreachableError
 class StepsBySite:
     """A step that hands each look to the one for the job's site."""
 
-    def __init__(self, steps: Mapping[str, Step]) -> None:
+    def __init__(self, steps: Mapping[str, Step[JobRecord]]) -> None:
         """steps: by the name of the site."""
         self._steps = steps
 
-    async def look(self, job: JobRecord, *, full: bool, reachable_since: datetime.datetime) -> Next:
+    async def look(self, job: JobRecord, *, full: bool, reachable_since: datetime.datetime) -> Next[JobRecord]:
         """Look once. Raises: SiteUnreachableError for a site that is not there any more."""
         try:
             step = self._steps[job.site]

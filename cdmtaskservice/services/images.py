@@ -8,11 +8,17 @@ import structlog
 
 from cdmtaskservice.auth.principal import Principal
 from cdmtaskservice.domain.clock import Clock
-from cdmtaskservice.domain.errors import MissingParameterError, NoSuchImageError, NoSuchRefdataError
+from cdmtaskservice.domain.errors import (
+    InvalidRefdataStateError,
+    MissingParameterError,
+    NoSuchImageError,
+    NoSuchRefdataError,
+)
 from cdmtaskservice.domain.images import ImageApproval
 from cdmtaskservice.domain.records import ImageRecord
 from cdmtaskservice.registry.crane import Crane
 from cdmtaskservice.registry.names import ImageName
+from cdmtaskservice.services.refdata import Refdata
 from cdmtaskservice.store.images import ImageStore
 
 MAX_LISTED = 1000
@@ -23,9 +29,10 @@ _log = structlog.get_logger(__name__)
 class Images:
     """Approving, finding and withdrawing images. Every name that cannot be read raises ImageNameParseError."""
 
-    def __init__(self, store: ImageStore, crane: Crane, clock: Clock) -> None:
+    def __init__(self, store: ImageStore, crane: Crane, refdata: Refdata, clock: Clock) -> None:
         self._store = store
         self._crane = crane
+        self._refdata = refdata
         self._clock = clock
 
     async def get(self, text: str) -> ImageRecord:
@@ -50,15 +57,22 @@ class Images:
     ) -> ImageRecord:
         """Look an image up in its registry and approve it by its digest.
 
+        Where the approval names an image, what the request leaves out is as that image has it.
+
         Raises: ImageFetchError, ImageNoEntrypointError, ImageTagExistsError, ImageDigestExistsError,
-        NoSuchImageError for a `from_image` that is not approved, NoSuchRefdataError.
+        NoSuchImageError for a `from_image` that is not approved, NoSuchRefdataError, InvalidRefdataStateError for
+        reference data that is retired, MissingParameterError for a mount point of none.
         """
         name = ImageName.parse(text)
+        source = await self.get(approval.from_image) if approval.from_image else None
+        if source is not None:
+            if default_refdata_mount_point is None and refdata_id in {None, source.refdata_id}:
+                default_refdata_mount_point = source.default_refdata_mount_point
+            refdata_id = refdata_id or source.refdata_id
         if default_refdata_mount_point is not None and refdata_id is None:
             raise MissingParameterError("default_refdata_mount_point needs refdata_id: there is nothing to mount")
         if refdata_id is not None:
-            raise NoSuchRefdataError(f"There is no reference data with the ID {refdata_id!r}")
-        source = await self.get(approval.from_image) if approval.from_image else None
+            await self._refdata.require_current(refdata_id)
         facts = await self._crane.resolve(name)
         image = ImageRecord(
             name=facts.name,
@@ -75,8 +89,18 @@ class Images:
             ),
         )
         await self._store.insert(image)
+        if refdata_id is not None:
+            await self._keep_if_current(image, refdata_id)
         _log.info("image_approved", image=str(name), digest=image.digest, by=admin.user)
         return image
+
+    async def _keep_if_current(self, image: ImageRecord, refdata_id: str) -> None:
+        """Whoever retired the data meanwhile may not have seen the image; whoever begins to now will."""
+        try:
+            await self._refdata.require_current(refdata_id)
+        except (InvalidRefdataStateError, NoSuchRefdataError):
+            await self._store.delete(image.name, image.digest)
+            raise
 
     async def delete(self, text: str) -> None:
         """Withdraw an approval; jobs that run go on. Raises: NoSuchImageError."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
+from pydantic import ValidationError
 
 from cdmtaskservice.auth.principal import Permissions, Principal, SiteKind
 from cdmtaskservice.domain.arguments import PlacedFile, check_renderable
@@ -19,10 +20,12 @@ from cdmtaskservice.domain.errors import (
     DependencyUnavailableError,
     IdempotencyConflictError,
     IllegalParameterError,
+    MissingParameterError,
     S3PathInaccessibleError,
     UnauthorizedError,
 )
 from cdmtaskservice.domain.jobs import InputFile, JobInput, cpu_hours
+from cdmtaskservice.domain.parameters import Parameters
 from cdmtaskservice.domain.placement import place_inputs, split_files
 from cdmtaskservice.domain.records import ImageRecord, InputFiles, JobRecord, Transition
 from cdmtaskservice.domain.s3_paths import is_under
@@ -31,6 +34,7 @@ from cdmtaskservice.s3.client import S3Client
 from cdmtaskservice.s3.model import S3Object
 from cdmtaskservice.services.authentication import Authentication
 from cdmtaskservice.services.images import Images
+from cdmtaskservice.services.refdata import Refdata
 from cdmtaskservice.services.sites import Sites
 from cdmtaskservice.sites.base import SiteInfo
 from cdmtaskservice.store.containers import ContainerStore
@@ -60,6 +64,7 @@ class Submission:
         containers: ContainerStore,
         files: FileStore,
         images: Images,
+        refdata: Refdata,
         sites: Sites,
         s3: S3Client,
         authentication: Authentication,
@@ -74,6 +79,7 @@ class Submission:
         self._containers = containers
         self._files = files
         self._images = images
+        self._refdata = refdata
         self._sites = sites
         self._s3 = s3
         self._authentication = authentication
@@ -119,7 +125,11 @@ class Submission:
     async def _find_image(self, job: JobInput, site: SiteInfo) -> ImageRecord:
         check_limits(job, site)
         self._check_cpu_hours(job)
-        return await self._images.get(job.image)
+        image = await self._images.get(job.image)
+        if image.refdata_id is not None:
+            check_refdata_mount(job, image)
+            await self._refdata.require_staged(image.refdata_id, site.name)
+        return image
 
     async def _look_at_inputs(self, job: JobInput, allowed: Sequence[str]) -> Sequence[S3Object]:
         self._check_allowed("input_files", job.files, allowed)
@@ -185,8 +195,11 @@ class Submission:
             logpath=f"{self._config.log_path}{job_id}/",
             disk=max(sum(inputs.sizes[n] for n in share) for share in split_files(len(inputs), job.num_containers)),
         )
-        await self._jobs.announce(job_id, now)
+        await self._jobs.announce(job_id, now, image.refdata_id)
         try:
+            if image.refdata_id is not None:
+                # Whoever retired the data meanwhile may not have seen the announcement; whoever begins to now will.
+                await self._refdata.require_staged(image.refdata_id, site.name)
             await self._files.insert_inputs(job_id, inputs)
             await self._containers.insert(job_id, job.num_containers, now)
             stored = await self._jobs.insert(record, key)
@@ -245,6 +258,30 @@ def check_limits(job: JobInput, site: SiteInfo) -> None:
                 f"{field}: {asked:.12g}{unit} per container is more than the {most:.12g}{unit} that the site "
                 f"{site.name} allows"
             )
+
+
+def check_refdata_mount(job: JobInput, image: ImageRecord) -> None:
+    """Raises: MissingParameterError where nobody says where the image's reference data is to be,
+    IllegalParameterError where it cannot be there."""
+    if job.params.refdata_mount_point is not None:
+        return  # it was checked with the other parameters
+    default = image.default_refdata_mount_point
+    if default is None:
+        raise MissingParameterError(
+            f"params.refdata_mount_point: the image {image.name} needs reference data and names no place for it; say "
+            "where its program looks for it"
+        )
+    try:
+        Parameters(
+            input_mount_point=job.params.input_mount_point,
+            output_mount_point=job.params.output_mount_point,
+            refdata_mount_point=default,
+        )
+    except ValidationError as e:
+        raise IllegalParameterError(
+            f"params: the image {image.name} has its reference data at {default} unless params.refdata_mount_point "
+            f"says otherwise, and {e.errors()[0]['msg'].removeprefix('Value error, ')}"
+        ) from None
 
 
 def check_checksums(files: Sequence[InputFile], found: Sequence[S3Object]) -> None:

@@ -11,6 +11,8 @@ from cdmtaskservice.services.health import Health, ServiceInfo
 from cdmtaskservice.services.images import Images
 from cdmtaskservice.services.jobs import Jobs
 from cdmtaskservice.services.nersc_client import NerscClient
+from cdmtaskservice.services.refdata import Refdata
+from cdmtaskservice.services.refdata_desk import RefdataDesk
 from cdmtaskservice.services.sites import Sites
 from cdmtaskservice.services.submission import Submission
 from cdmtaskservice.services.worker_files import WorkerFiles
@@ -27,6 +29,8 @@ class Services:
     jobs: Jobs
     admin_jobs: AdminJobs
     images: Images
+    refdata: Refdata
+    refdata_desk: RefdataDesk
     sites: Sites
     workers: Workers
     callbacks: Callbacks

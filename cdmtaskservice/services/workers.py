@@ -26,6 +26,7 @@ from cdmtaskservice.domain.errors import (
 from cdmtaskservice.domain.parameters import Parameters
 from cdmtaskservice.domain.placement import split_files
 from cdmtaskservice.domain.records import ContainerRecord, InputFiles, JobRecord, OutputFiles, Reached, Usage
+from cdmtaskservice.domain.refdata import refdata_of
 from cdmtaskservice.domain.s3_paths import check_output_path, check_s3_path, is_under
 from cdmtaskservice.domain.states import JobState, Outcome
 from cdmtaskservice.domain.worker_calls import (
@@ -268,6 +269,7 @@ class Workers:
         expires = self._clock() + datetime.timedelta(seconds=job.runtime + self._config.token_lifetime)
         site = self._sites.get(job.site)
         manifest = rendered.manifest
+        refdata = refdata_of(job)
         return {
             "job_id": job.id,
             "container_number": number,
@@ -279,7 +281,7 @@ class Workers:
             "environment": dict(rendered.environment),
             "input_mount_point": params.input_mount_point,
             "output_mount_point": params.output_mount_point,
-            "refdata": None,
+            "refdata": {"id": refdata.id, "mount_point": refdata.mount_point} if refdata else None,
             "limits": {
                 "cpus": job.input["cpus"],
                 "memory": job.input["memory"],

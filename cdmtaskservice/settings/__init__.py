@@ -5,6 +5,7 @@ from cdmtaskservice.settings.loading import (
     Problem,
     SettingsError,
     SettingsFile,
+    load,
     load_settings,
     mask_secrets,
     read_settings_file,
@@ -17,11 +18,13 @@ from cdmtaskservice.settings.models import (
     LoggingSettings,
     MongoSettings,
     ReconcilerSettings,
+    RefdataSettings,
     RoleNames,
     S3Settings,
     ServiceSettings,
     Settings,
 )
+from cdmtaskservice.settings.refdata_service import RefdataServiceFile, RefdataServiceSettings
 from cdmtaskservice.settings.sites import HTCondorSite, JawsSite, LocalSite, SiteBase, SiteSettings
 
 __all__ = [
@@ -38,6 +41,9 @@ __all__ = [
     "NerscSettings",
     "Problem",
     "ReconcilerSettings",
+    "RefdataServiceFile",
+    "RefdataServiceSettings",
+    "RefdataSettings",
     "RoleNames",
     "S3Settings",
     "ServiceSettings",
@@ -46,6 +52,7 @@ __all__ = [
     "SettingsFile",
     "SiteBase",
     "SiteSettings",
+    "load",
     "load_settings",
     "mask_secrets",
     "read_settings_file",

@@ -63,6 +63,9 @@ class JawsSettings(Section):
     scratch_dir: OptionalWorkerPath = None
     """The service's own directory as JAWS names it: its files are staged below inputs/SITE and this path in the staging
     directory. Needed for JAWS sites."""
+    refdata_dir: OptionalWorkerPath = None
+    """The directory below which JAWS has reference data, as the transfer nodes see it; the service keeps its own in
+    "cts" there. Blank: there is no reference data at JAWS sites. Optional."""
     timeout: Duration = Field(default=timedelta(seconds=30), ge=_SECOND)
     """How long a call to JAWS Central may take, in seconds or as an ISO 8601 duration."""
     submit_timeout: Duration = Field(default=timedelta(minutes=5), ge=_SECOND)

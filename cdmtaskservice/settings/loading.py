@@ -9,19 +9,21 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
-from cdmtaskservice.settings.models import ENV_PREFIX, Settings
+from cdmtaskservice.settings.models import Settings
+from cdmtaskservice.settings.section import ENV_PREFIX, AllSettings
 from cdmtaskservice.settings.template import RenderedTemplate, render_template
 
 _MASK = "********"
 _LIST_SECTIONS = frozenset({"sites"})
 Location = tuple[str | int, ...]
+T = TypeVar("T", bound=AllSettings)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,14 @@ class SettingsFile:
 
 
 def load_settings(file: Path, environ: Mapping[str, str]) -> Settings:
+    """The service's settings in `file`, see `load`."""
+    return load(Settings, file, environ)
+
+
+def load(root: type[T], file: Path, environ: Mapping[str, str]) -> T:
     """The settings in `file`, with `KBCTS_<SECTION>__<KEY>` of `environ` put over them.
+
+    root: which settings, of the service or of something beside it.
 
     file: TOML (`.toml`), or a template of TOML (`.jinja`) that sees the variables `KBCTS_*` of `environ`.
 
@@ -73,15 +82,15 @@ def load_settings(file: Path, environ: Mapping[str, str]) -> Settings:
         raise SettingsError(file, problems)
     unset = dict(_unset_settings(data, rendered))
     problems += _missing_variables(rendered, unset)
-    overrides, origins = _overrides(environ, problems)
+    overrides, origins = _overrides(root, environ, problems)
     for key in [k for k in data if k.startswith("_")]:
         # pydantic-settings would take these for its own arguments.
-        problems.append(_unknown_key((key,)))
+        problems.append(_unknown_key(root, (key,)))
     merged = _merge({k: v for k, v in data.items() if not k.startswith("_")}, overrides)
     try:
-        settings = Settings.model_validate(merged)
+        settings = root.model_validate(merged)
     except ValidationError as exc:
-        problems += _validation_problems(exc, origins, set(unset))
+        problems += _validation_problems(root, exc, origins, set(unset))
     else:
         if not problems:
             return settings
@@ -175,8 +184,8 @@ def _missing_variables(rendered: RenderedTemplate, unset: Mapping[Location, Sequ
 class _GivenEnvironment(EnvSettingsSource):
     """pydantic-settings' reading of the environment, over the variables given and with no exception of its own."""
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        super().__init__(Settings)
+    def __init__(self, root: type[AllSettings], variables: Mapping[str, str]) -> None:
+        super().__init__(root)
         self.env_vars = variables
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: str | bytes | bytearray) -> object:
@@ -189,7 +198,9 @@ class _GivenEnvironment(EnvSettingsSource):
         return decoded if isinstance(decoded, (list, dict)) else value
 
 
-def _overrides(environ: Mapping[str, str], problems: list[Problem]) -> tuple[dict[str, object], dict[Location, str]]:
+def _overrides(
+    root: type[AllSettings], environ: Mapping[str, str], problems: list[Problem]
+) -> tuple[dict[str, object], dict[Location, str]]:
     """What the environment sets, and the variable that set each. Unknown sections are added to `problems`."""
     variables: dict[str, str] = {}
     origins: dict[Location, str] = {}
@@ -197,17 +208,17 @@ def _overrides(environ: Mapping[str, str], problems: list[Problem]) -> tuple[dic
         section, found, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
         if not name.startswith(ENV_PREFIX) or not found or not section:
             continue
-        known = [s for s in Settings.model_fields if s not in _LIST_SECTIONS]
+        known = [s for s in root.model_fields if s not in _LIST_SECTIONS]
         if section in _LIST_SECTIONS:
             problems.append(
-                Problem(name, "sites cannot be set by the environment", "use a template of the settings file")
+                Problem(name, f"{section} cannot be set by the environment", "use a template of the settings file")
             )
         elif section not in known:
             problems.append(Problem(name, f"there is no section {section}", _instead(section, known)))
         else:
             variables[name.lower()] = value
             origins[(section, *key.split("__"))] = name
-    overrides = dict(_GivenEnvironment(variables)())
+    overrides = dict(_GivenEnvironment(root, variables)())
     for at, name in origins.items():
         if not _reaches(overrides, at):
             problems.append(Problem(name, f"there is no setting {_dotted(at)}", "correct or unset the variable"))
@@ -234,7 +245,7 @@ def _merge(under: Mapping[str, object], over: Mapping[str, object]) -> dict[str,
 
 
 def _validation_problems(
-    exc: ValidationError, origins: Mapping[Location, str], unset: Set[Location]
+    root: type[BaseModel], exc: ValidationError, origins: Mapping[Location, str], unset: Set[Location]
 ) -> Iterator[Problem]:
     """All that validation found, but for what only follows from something else that is reported."""
     errors = [(_without_tags(e["loc"]), e) for e in exc.errors(include_url=False)]
@@ -244,16 +255,16 @@ def _validation_problems(
             other[: len(location)] == location != other for other, _ in errors
         )
         if not has_no_value and not lost_its_items:
-            yield _problem_of(error, origins)
+            yield _problem_of(root, error, origins)
 
 
-def _problem_of(error: ErrorDetails, origins: Mapping[Location, str]) -> Problem:
-    location, field = _without_tags(error["loc"]), _field_at(error["loc"])
+def _problem_of(root: type[BaseModel], error: ErrorDetails, origins: Mapping[Location, str]) -> Problem:
+    location, field = _without_tags(error["loc"]), _field_at(root, error["loc"])
     setting, kind = _dotted(location), error["type"]
     if origin := origins.get(location):
         setting += f" (from {origin})"
     if kind == "extra_forbidden":
-        return _unknown_key(error["loc"], setting)
+        return _unknown_key(root, error["loc"], setting)
     if kind == "union_tag_invalid":
         expected = error["ctx"]["expected_tags"].replace("'", "")
         wrong = "is no kind of site that there is"
@@ -273,8 +284,8 @@ def _problem_of(error: ErrorDetails, origins: Mapping[Location, str]) -> Problem
     return Problem(setting, wrong, described, None if secret else _shown(error["input"]))
 
 
-def _unknown_key(location: Location, setting: str | None = None) -> Problem:
-    parents = _models_at(location[:-1])
+def _unknown_key(root: type[BaseModel], location: Location, setting: str | None = None) -> Problem:
+    parents = _models_at(root, location[:-1])
     known = sorted({name for model in parents for name in model.model_fields})
     return Problem(setting or _dotted(_without_tags(location)), "is no setting", _instead(str(location[-1]), known))
 
@@ -316,17 +327,17 @@ def _without_tags(location: Location) -> Location:
     return location
 
 
-def _models_at(location: Location) -> list[type[BaseModel]]:
+def _models_at(root: type[BaseModel], location: Location) -> list[type[BaseModel]]:
     """The models that a table at this location may have; several for a site of any kind."""
     if not location:
-        return [Settings]
-    field = _field_at(location)
+        return [root]
+    field = _field_at(root, location)
     return list(_models_in(field.annotation)) if field else []
 
 
-def _field_at(location: Location) -> FieldInfo | None:
+def _field_at(root: type[BaseModel], location: Location) -> FieldInfo | None:
     """The setting at this location, or that holds the list which the location points into."""
-    models: list[type[BaseModel]] = [Settings]
+    models: list[type[BaseModel]] = [root]
     field = None
     for part in _without_tags(location):
         if isinstance(part, int):
@@ -359,5 +370,5 @@ def _masked(value: object, at: Location) -> object:
         return {key: _masked(inner, (*at, key)) for key, inner in value.items()}
     if isinstance(value, list):
         return [_masked(inner, (*at, index)) for index, inner in enumerate(value)]
-    field = _field_at(at)
+    field = _field_at(Settings, at)
     return _MASK if field is None or _is_secret(field) else value

@@ -10,10 +10,9 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from cdmtaskservice.settings.jaws import JawsSettings, NerscSettings
-from cdmtaskservice.settings.section import Section
+from cdmtaskservice.settings.section import AllSettings, Section
 from cdmtaskservice.settings.sites import SiteSettings
 from cdmtaskservice.settings.values import (
     USER,
@@ -28,8 +27,6 @@ from cdmtaskservice.settings.values import (
     Url,
     comma_separated,
 )
-
-ENV_PREFIX = "KBCTS_"
 
 _TINY = timedelta(milliseconds=1)
 _SECOND = timedelta(seconds=1)
@@ -291,6 +288,45 @@ class ReconcilerSettings(Section):
     8601 duration."""
 
 
+class RefdataSettings(Section):
+    """Reference data: how it comes to sites."""
+
+    connections: int = Field(default=8, ge=1, le=64)
+    """Pieces of a file that come at once."""
+    piece_size: ByteSize = Field(default=ByteSize(16 * 1024**2), ge=1024**2, le=1024**3)
+    """The size of a piece, 1 MiB to 1 GiB, in bytes or with a unit such as "16MiB". What has come is kept by pieces."""
+    patience: Duration = Field(default=timedelta(hours=1), ge=_SECOND)
+    """How long a transfer goes on trying while the object store does not answer, before it counts as failed. In seconds
+    or as an ISO 8601 duration."""
+    max_tries: int = Field(default=10, ge=1, le=1000)
+    """How often in a row staging at a site may fail, for reasons that can pass, before it ends in error."""
+    max_files: int = Field(default=2_000_000, ge=1)
+    """How many files, directories and links an archive may hold. Each takes some 350 bytes of memory while it is
+    staged."""
+    max_unpacked: ByteSize = Field(default=ByteSize(10_000_000_000_000), ge=1)
+    """How many bytes an archive may hold, unpacked, in bytes or with a unit such as "10TB"."""
+    silence: Duration = Field(default=timedelta(seconds=120), ge=2 * _SECOND)
+    """How long a silent reference data service is waited for before its work is given to another one, in seconds or as
+    an ISO 8601 duration."""
+    report_interval: Duration = Field(default=timedelta(seconds=5), ge=timedelta(milliseconds=100))
+    """How often a reference data service tells how far it is, in seconds or as an ISO 8601 duration."""
+    poll_interval: Duration = Field(default=timedelta(seconds=2), ge=timedelta(milliseconds=100))
+    """How often the service looks for reference data that it is to stage itself, in seconds or as an ISO 8601
+    duration."""
+    at_once: int = Field(default=2, ge=1, le=100)
+    """How many files the service itself stages at once, at one site."""
+
+    @field_validator("report_interval")
+    @classmethod
+    def _one_report_may_be_missed(cls, interval: timedelta, info: ValidationInfo) -> timedelta:
+        silence = info.data.get("silence")
+        if silence is not None and 2 * interval > silence:
+            raise ValueError(
+                f"must be at most half of refdata.silence, that is {silence.total_seconds() / 2:g} seconds"
+            )
+        return interval
+
+
 class LoggingSettings(Section):
     """What is logged, and how."""
 
@@ -300,18 +336,8 @@ class LoggingSettings(Section):
     """json (a line of JSON an event) or console (for people)."""
 
 
-class Settings(BaseSettings):
-    """All settings. Made by `load_settings`; made by hand, it reads neither files nor the environment."""
-
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        use_attribute_docstrings=True,
-        env_prefix=ENV_PREFIX,
-        env_nested_delimiter="__",
-        case_sensitive=False,
-    )
+class Settings(AllSettings):
+    """All settings of the service. Made by `load_settings`."""
 
     service: ServiceSettings
     """The HTTP service itself."""
@@ -329,6 +355,8 @@ class Settings(BaseSettings):
     """How long the service waits for containers, and how often it tries."""
     reconciler: ReconcilerSettings = ReconcilerSettings()
     """The loop that moves jobs."""
+    refdata: RefdataSettings = RefdataSettings()
+    """Reference data: how it comes to sites."""
     logging: LoggingSettings = LoggingSettings()
     """What is logged, and how."""
     nersc: NerscSettings = NerscSettings()
@@ -355,20 +383,8 @@ class Settings(BaseSettings):
             for section in ("nersc", "jaws")
             if section in info.data
             for name, value in info.data[section]
-            if value is None
+            if value is None and name != "refdata_dir"
         ]
         if jaws and missing:
             raise ValueError(f"has the JAWS sites {', '.join(jaws)}, which need {', '.join(missing)}")
         return sites
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is passed in: `load_settings` reads the environment that it was given."""
-        return (init_settings,)

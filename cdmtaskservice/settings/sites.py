@@ -93,6 +93,10 @@ class LocalSite(SiteBase):
     """The URL at which this site's executors reach the service. Blank: service.external_url."""
     stop_with_service: bool = False
     """Whether running containers end with the service, rather than run on and be found again by the next one."""
+    refdata_dir: OptionalPath = None
+    """Absolute path of the directory that holds reference data. Blank: there is none at this site."""
+    refdata_by: Literal["service", "refdata_service"] = "service"
+    """Who brings reference data there: service (this one) or refdata_service (a reference data service)."""
     python: Annotated[AbsolutePath, BeforeValidator(_blank_to_this_python)] = Field(
         default_factory=lambda: Path(sys.executable)
     )
@@ -151,7 +155,10 @@ class HTCondorSite(SiteBase):
     """A directory of the workers that belongs to the jobs' account: the executor's code, and images of Apptainer, are
     kept there between jobs. Blank: the code is kept in the account's home, if it has one."""
     refdata_dir: OptionalWorkerPath = None
-    """The directory of the workers that holds reference data. Blank: there is none."""
+    """The directory of the workers that holds reference data. Blank: there is none at this site."""
+    refdata_by: Literal["service", "refdata_service"] = "refdata_service"
+    """Who brings reference data there: refdata_service (a reference data service) or service (this one, which must see
+    the directory under the same path)."""
     mount_prefix: OptionalMountPrefix = None
     """For executors that run in a container beside those of the jobs: from:to, where the container engine sees the
     executor's directory "from" as "to". Blank: both see the same."""
@@ -210,6 +217,8 @@ class JawsSite(SiteBase):
     """GPUs of a node: the most that a container may ask for. At JAWS sites there are none for our jobs."""
     jaws_site: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     """What JAWS calls the site."""
+    copy_refdata: bool = False
+    """Whether JAWS must copy reference data from NERSC to the site, as it is elsewhere."""
 
 
 SiteSettings = Annotated[LocalSite | HTCondorSite | JawsSite, Field(discriminator="kind")]

@@ -61,14 +61,28 @@ INDEXES: dict[str, list[tuple[list[tuple[str, int]], dict[str, Any]]]] = {
         ([("user", 1), ("updated", -1), ("id", -1)], {}),
         ([("updated", -1), ("id", -1)], {}),
         ([("site", 1), ("state", 1)], {}),
+        ([("refdata", 1)], {"sparse": True}),
     ],
     "containers": [([("job", 1), ("n", 1)], {"unique": True})],
     "files": [([("job", 1), ("kind", 1), ("n", 1), ("chunk", 1)], {"unique": True})],
-    "pending": [([("at", 1)], {})],
+    "pending": [([("at", 1)], {}), ([("refdata", 1)], {"sparse": True})],
     "claims": [([("job", 1)], {})],
     "images": [
         ([("tagged", 1)], {"unique": True, "sparse": True}),
         ([("registered_on", -1)], {}),
+        ([("refdata_id", 1)], {"sparse": True}),
+    ],
+    "refdata": [
+        ([("current", 1)], {"unique": True, "sparse": True}),
+        ([("file", 1)], {}),
+        ([("registered_on", -1)], {}),
+        ([("retiring", 1)], {"sparse": True}),
+        ([("retiring_at", 1)], {"sparse": True}),
+    ],
+    "stagings": [
+        ([("next_look", 1)], {}),
+        ([("refdata", 1)], {}),
+        ([("errand.open", 1), ("site", 1)], {"sparse": True}),
     ],
 }
 """By collection: an index for every query that the service makes."""

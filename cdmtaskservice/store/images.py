@@ -49,6 +49,12 @@ class ImageStore:
         return [decode_image(d) for d in await found.to_list(limit)]
 
     @store_call
+    async def using_refdata(self, refdata_id: str, limit: int) -> Sequence[ImageRecord]:
+        """Approved images that need this reference data."""
+        found = self._images.find({"refdata_id": refdata_id}).limit(limit)
+        return [decode_image(d) for d in await found.to_list(limit)]
+
+    @store_call
     async def delete(self, name: str, digest: str) -> bool:
         """Withdraw the approval. False where there was none."""
         result = await self._images.delete_one({"_id": f"{name}@{digest}"})

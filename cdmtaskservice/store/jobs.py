@@ -22,14 +22,7 @@ from cdmtaskservice.store.codec import (
     to_millis,
 )
 from cdmtaskservice.store.database import Database, store_call
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A right to look at a job until `until`, held by the process `owner`."""
-
-    owner: str
-    until: datetime.datetime
+from cdmtaskservice.store.looks import LookStore
 
 
 @dataclass(frozen=True)
@@ -41,19 +34,24 @@ class OwedJob:
     published: int
 
 
-class JobStore:
+class JobStore(LookStore[JobRecord]):
     """The `jobs` collection."""
 
     def __init__(self, database: Database) -> None:
+        super().__init__(database.db.jobs, decode_job)
         self._jobs = database.db.jobs
         self._pending = database.db.pending
         self.on_owed: Callable[[], None] = lambda: None
         """Called whenever a job comes to owe a message."""
 
     @store_call
-    async def announce(self, job_id: str, at: datetime.datetime) -> None:
-        """Note that files and containers of a job are about to be stored, so that they are found if it never comes."""
-        await self._pending.insert_one({"_id": job_id, "at": to_millis(at)})
+    async def announce(self, job_id: str, at: datetime.datetime, refdata_id: str | None = None) -> None:
+        """Note that files and containers of a job are about to be stored, so that they are found if it never comes.
+
+        refdata_id: reference data that it will need, which stays from now on.
+        """
+        uses = {"refdata": refdata_id} if refdata_id is not None else {}
+        await self._pending.insert_one({"_id": job_id, "at": to_millis(at), **uses})
 
     @store_call
     async def settle(self, job_id: str) -> None:
@@ -65,6 +63,19 @@ class JobStore:
         """Jobs that were announced before `time` and not settled since."""
         found = self._pending.find({"at": {"$lt": to_millis(time)}}, {"_id": 1})
         return [d["_id"] for d in await found.limit(limit).to_list(limit)]
+
+    @store_call
+    async def announced_with_refdata(self, refdata_id: str, limit: int) -> Sequence[str]:
+        """Jobs that are announced and need this reference data. Ask this before `using_refdata`: they become such."""
+        found = self._pending.find({"refdata": refdata_id}, {"_id": 1}).limit(limit)
+        return [d["_id"] for d in await found.to_list(limit)]
+
+    @store_call
+    async def using_refdata(self, refdata_id: str, limit: int) -> Sequence[str]:
+        """Jobs that need this reference data and are not over."""
+        going = {"refdata": refdata_id, "state": {"$in": sorted(s.value for s in JobState if not s.is_terminal)}}
+        found = self._jobs.find(going, {"_id": 1}).limit(limit)
+        return [d["_id"] for d in await found.to_list(limit)]
 
     @store_call
     async def insert(self, job: JobRecord, idempotency: tuple[str, str] | None = None) -> bool:
@@ -95,6 +106,8 @@ class JobStore:
             "lease_until": 0,
             "tags": list(job.input.get("tags") or ()),
         }
+        if job.image.refdata_id is not None:
+            document["refdata"] = job.image.refdata_id
         if job.logpath:
             document["logpath"] = job.logpath
         if idempotency:
@@ -111,12 +124,6 @@ class JobStore:
         """The ID and request hash of the job with that idempotency key."""
         found = await self._jobs.find_one({"idempotency": key}, {"_id": 1, "request_hash": 1})
         return (found["_id"], found["request_hash"]) if found else None
-
-    @store_call
-    async def get(self, job_id: str) -> JobRecord | None:
-        """The job, or None."""
-        document = await self._jobs.find_one({"_id": job_id})
-        return decode_job(document) if document else None
 
     @store_call
     async def list(self, wanted: JobFilter) -> Sequence[JobRecord]:
@@ -184,100 +191,11 @@ class JobStore:
         return Outcome.CONFLICT, await self.get(job_id)
 
     @store_call
-    async def lease(self, job_id: str, lease: Lease, now: datetime.datetime) -> JobRecord | None:
-        """Take the lease on a job that nobody else holds; None where somebody does, or there is no such job."""
-        document = await self._jobs.find_one_and_update(
-            {"_id": job_id, "lease_until": {"$lte": to_millis(now)}},
-            {"$set": {"lease_owner": lease.owner, "lease_until": to_millis(lease.until)}},
-            return_document=ReturnDocument.AFTER,
-        )
-        return decode_job(document) if document else None
-
-    @store_call
-    async def extend(self, job_id: str, lease: Lease) -> bool:
-        """Keep a lease longer. False where it was lost."""
-        document = await self._jobs.find_one_and_update(
-            {"_id": job_id, "lease_owner": lease.owner},
-            {"$set": {"lease_until": to_millis(lease.until)}},
-            projection={"_id": 1},
-        )
-        return document is not None
-
-    @store_call
-    async def due(self, now: datetime.datetime, limit: int) -> Sequence[str]:
-        """The IDs of jobs whose next look has come and which nobody looks at, the longest due first."""
-        millis = to_millis(now)
-        found = self._jobs.find({"next_look": {"$lte": millis}, "lease_until": {"$lte": millis}}, {"_id": 1})
-        return [d["_id"] for d in await found.sort([("next_look", 1)]).limit(limit).to_list(limit)]
-
-    @store_call
-    async def release(
-        self,
-        job: JobRecord,
-        owner: str,
-        *,
-        next_look: datetime.datetime | None,
-        failures: int = 0,
-        waiting: str | None = None,
-        told: str | None = None,
-    ) -> bool:
-        """Give a lease back and say when to look again; None means never, as nothing is left to do.
-
-        job: as the look has last seen it. Where somebody else moved it or asked for a sooner look since, that stands:
-        the lease is given back, `next_look` stays at what they wrote, and the answer is False.
-        """
-        freed: Document = {
-            "lease_until": 0,
-            "lease_owner": "",
-            "failures": failures,
-            "waiting": waiting,
-            "told": told,
-        }
-        seen: Document = {
-            "_id": job.id,
-            "lease_owner": owner,
-            "made": len(job.transitions),
-            "next_look": None if job.next_look is None else to_millis(job.next_look),
-        }
-        update: Document = {"$set": dict(freed)}
-        if next_look is None:
-            update["$unset"] = {"next_look": ""}
-        else:
-            update["$set"]["next_look"] = to_millis(next_look)
-        if await self._jobs.find_one_and_update(seen, update, projection={"_id": 1}) is not None:
-            return True
-        await self._jobs.find_one_and_update(
-            {"_id": job.id, "lease_owner": owner}, {"$set": freed}, projection={"_id": 1}
-        )
-        return False
-
-    @store_call
-    async def look_soon(self, job_id: str, at: datetime.datetime) -> None:
-        """Make sure that a job which is not finished is looked at no later than `at`."""
-        await self._jobs.find_one_and_update(
-            {"_id": job_id, "next_look": {"$gt": to_millis(at)}},
-            {"$set": {"next_look": to_millis(at)}},
-            projection={"_id": 1},
-        )
-
-    @store_call
     async def begin_submission(self, job_id: str, until: datetime.datetime) -> None:
         """Note that runs of the job are about to be given to its engine, which may hear of it until that time."""
         await self._jobs.find_one_and_update(
             {"_id": job_id}, {"$set": {"submitting_until": to_millis(until)}}, projection={"_id": 1}
         )
-
-    @store_call
-    async def note_flow(self, job: JobRecord, flow: Mapping[str, Any]) -> bool:
-        """Note how far the job has come, for the next look. False, noting nothing, where somebody else has moved it or
-        noted something since `job` was read. flow: with a `version` that is one more than the job's."""
-        seen = {"_id": job.id, "made": len(job.transitions), "flow.version": job.flow.get("version")}
-        done = await self._jobs.find_one_and_update(seen, {"$set": {"flow": dict(flow)}}, projection={"_id": 1})
-        return done is not None
-
-    async def note_handle(self, job_id: str, kind: str, handle: str) -> None:
-        """An engine calls something that it was given `handle`; once more is no error."""
-        await self.end_submission(job_id, kind, (handle,))
 
     @store_call
     async def over_before(
@@ -305,20 +223,9 @@ class JobStore:
         begun = [d["transitions"][0]["time"] async for d in self._jobs.find(query, {"transitions": 1})]
         return from_millis(min(begun)) if begun else None
 
-    @store_call
     async def end_submission(self, job_id: str, kind: str, handles: Sequence[str]) -> None:
         """The engine of that kind has the runs, and calls them by these names; those that are known stay first."""
-        while True:
-            document = await self._jobs.find_one({"_id": job_id}, {"handles": 1})
-            before = ((document or {}).get("handles") or {}).get(kind)
-            known = before.split(",") if before else []
-            now = [*known, *(h for h in handles if h not in known)]
-            fields: Document = {"submitting_until": 0, **({f"handles.{kind}": ",".join(now)} if now else {})}
-            done = await self._jobs.find_one_and_update(
-                {"_id": job_id, f"handles.{kind}": before}, {"$set": fields}, projection={"_id": 1}
-            )
-            if done is not None or document is None:
-                return
+        await self.note_handles(job_id, kind, handles, {"submitting_until": 0})
 
     # The outbox
 

@@ -27,7 +27,9 @@ from cdmtaskservice.reconciler.jaws_cleaner import JawsCleaner
 from cdmtaskservice.reconciler.jaws_jobs import JawsJobs
 from cdmtaskservice.reconciler.jaws_tasks import JawsJobConfig
 from cdmtaskservice.reconciler.loop import LoopConfig, Reconciler
+from cdmtaskservice.reconciler.refdata_keeper import RefdataKeeper
 from cdmtaskservice.reconciler.relay import Relay
+from cdmtaskservice.reconciler.stagings import Stagings
 from cdmtaskservice.reconciler.steps import StepsBySite
 from cdmtaskservice.registry.crane import Crane
 from cdmtaskservice.s3.client import S3Client
@@ -39,6 +41,8 @@ from cdmtaskservice.services.health import Health, ServiceInfo
 from cdmtaskservice.services.images import Images
 from cdmtaskservice.services.jobs import Jobs
 from cdmtaskservice.services.nersc_client import NerscClient
+from cdmtaskservice.services.refdata import Refdata
+from cdmtaskservice.services.refdata_desk import RefdataDesk
 from cdmtaskservice.services.sites import Sites
 from cdmtaskservice.services.submission import Submission, SubmissionConfig
 from cdmtaskservice.services.use_cases import Services
@@ -50,7 +54,10 @@ from cdmtaskservice.store.database import Database
 from cdmtaskservice.store.files import FileStore
 from cdmtaskservice.store.images import ImageStore
 from cdmtaskservice.store.jobs import JobStore
+from cdmtaskservice.store.refdata import RefdataStore
 from cdmtaskservice.store.sites import SiteStore
+from cdmtaskservice.store.stagings import StagingStore
+from cdmtaskservice.wiring.refdata import own_stager, staging_config
 from cdmtaskservice.wiring.sites import site_parts
 
 _log = structlog.get_logger(__name__)
@@ -97,7 +104,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             concurrency=settings.images.concurrency,
         )
 
-        hints = _Hints()
+        hints, staging_hints = _Hints(), _Hints()
         worker_files = WorkerFiles()
         sites = site_parts(settings, worker_files, s3, lambda job_id: hints.look(job_id, full=True))
         lease = settings.reconciler.lease.total_seconds()
@@ -132,26 +139,56 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         step = StepsBySite(
             {**dict.fromkeys(sites.with_executors, container_jobs), **dict.fromkeys(sites.of_jaws, jaws_jobs)}
         )
-        reconciler = Reconciler(
-            jobs,
-            step,
-            utc_now,
-            f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-            LoopConfig(
-                lease=lease,
-                poll_interval=settings.reconciler.poll_interval.total_seconds(),
-                max_backoff=settings.reconciler.max_backoff.total_seconds(),
-                concurrency=settings.reconciler.concurrency,
-            ),
+        owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        loop_config = LoopConfig(
+            lease=lease,
+            poll_interval=settings.reconciler.poll_interval.total_seconds(),
+            max_backoff=settings.reconciler.max_backoff.total_seconds(),
+            concurrency=settings.reconciler.concurrency,
         )
+        reconciler = Reconciler(jobs, step, utc_now, owner, loop_config)
         hints.target = reconciler.hint
+        refdata_store, stagings = RefdataStore(database), StagingStore(database)
+        staging_step = Stagings(
+            refdata_store,
+            stagings,
+            jobs,
+            lambda site, path, seconds: s3.presign_get(path, seconds, internal=site in sites.refdata_internal),
+            sites.refdata_places,
+            sites.refdata_served,
+            utc_now,
+            staging_config(settings),
+        )
+        staging_reconciler = Reconciler(stagings, staging_step, utc_now, owner, loop_config)
+        staging_hints.target = staging_reconciler.hint
         cleaner = Cleaner(jobs, containers, files, utc_now, age=settings.reconciler.orphan_age.total_seconds())
 
         permissions = _permissions(settings.auth)
         tokens = ContainerTokens(*(s.get_secret_value().encode() for s in settings.service.worker_signing_secrets))
         authentication = Authentication(authenticator, tokens, permissions, settings.s3.allowed_paths, utc_now)
-        images = Images(ImageStore(database), crane, utc_now)
         directory = Sites(sites.all, SiteStore(database))
+        refdata = Refdata(
+            refdata_store,
+            stagings,
+            ImageStore(database),
+            jobs,
+            s3,
+            directory,
+            sites.keeping_refdata,
+            utc_now,
+            new_id,
+            lambda staging: staging_hints.look(staging, full=True),
+        )
+        desk = RefdataDesk(
+            refdata_store,
+            stagings,
+            staging_step,
+            sites.refdata_served,
+            utc_now,
+            lambda staging: staging_hints.look(staging, full=True),
+            report_interval=settings.refdata.report_interval.total_seconds(),
+        )
+        images = Images(ImageStore(database), crane, refdata, utc_now)
         owned = Jobs(jobs, containers, files, s3, utc_now, new_id, lambda job_id: hints.look(job_id, full=True))
         services = Services(
             info=ServiceInfo(
@@ -166,6 +203,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                 containers,
                 files,
                 images,
+                refdata,
                 directory,
                 s3,
                 authentication,
@@ -178,6 +216,8 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             jobs=owned,
             admin_jobs=AdminJobs(jobs, containers, files, owned, sites.all, authenticator, relay, publisher, utc_now),
             images=images,
+            refdata=refdata,
+            refdata_desk=desk,
             sites=directory,
             workers=Workers(
                 jobs,
@@ -199,7 +239,10 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                     pids=settings.jobs.pids_limit,
                 ),
             ),
-            callbacks=Callbacks(lambda job_id: hints.look(job_id, full=True)),
+            callbacks=Callbacks(
+                lambda job_id: hints.look(job_id, full=True),
+                lambda staging: staging_hints.look(staging, full=True),
+            ),
             nersc_client=NerscClient(sites.nersc_client, utc_now),
             worker_files=worker_files,
             health=Health(
@@ -225,10 +268,12 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             keep_jobs=settings.jaws.keep_jobs.total_seconds(),
             interval=settings.jaws.clean_interval.total_seconds(),
         )
-        for task in (directory.watch(), cleaner.run(), jaws_cleaner.run()):
+        keeper = RefdataKeeper(refdata_store, stagings, utc_now, lambda staging: staging_hints.look(staging, full=True))
+        stager = own_stager(settings, sites.refdata_stores, desk)
+        for task in (directory.watch(), cleaner.run(), jaws_cleaner.run(), keeper.run(), stager.run()):
             stack.push_async_callback(_cancel, asyncio.create_task(task))
         patience = settings.service.shutdown_timeout.total_seconds()
-        for loop in (relay, reconciler):
+        for loop in (relay, reconciler, staging_reconciler):
             running_loop = asyncio.create_task(loop.run())
             stack.push_async_callback(_end, loop.stop, running_loop, patience)
         yield services

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from cdmtaskservice.s3.client import S3Client
@@ -21,9 +22,11 @@ from cdmtaskservice.sites.htcondor.site import HTCondorSite
 from cdmtaskservice.sites.jaws.check import check as check_jaws_site
 from cdmtaskservice.sites.jaws.config import JawsConfig, JawsSiteConfig, NerscConfig
 from cdmtaskservice.sites.jaws.platform import JawsPlatform
+from cdmtaskservice.sites.jaws.refdata import JawsRefdata
 from cdmtaskservice.sites.jaws.site import JawsSite
 from cdmtaskservice.sites.local.config import LocalSiteConfig
 from cdmtaskservice.sites.local.site import LocalSite
+from cdmtaskservice.sites.refdata import RefdataPlace
 
 T = TypeVar("T")
 
@@ -35,12 +38,24 @@ class SiteParts:
     """The sites by name, in the order of the settings, and by what runs there.
 
     nersc_client: gives the ID of the client at NERSC and when it expires; None where no site needs it.
+    refdata_places: sites whose reference data comes by NERSC. refdata_served: those to which reference data services
+    bring it; where that is this service itself, `refdata_stores` has the directory. refdata_internal: those at which
+    S3 is reached as the service does.
     """
 
     all: Mapping[str, Site]
     with_executors: Mapping[str, ContainerSite]
     of_jaws: Mapping[str, JawsSite]
     nersc_client: Callable[[], Awaitable[tuple[str, datetime.datetime]]] | None
+    refdata_places: Mapping[str, RefdataPlace]
+    refdata_served: Collection[str]
+    refdata_stores: Mapping[str, Path]
+    refdata_internal: Collection[str]
+
+    @property
+    def keeping_refdata(self) -> Sequence[str]:
+        """The sites that have room for reference data."""
+        return [name for name in self.all if name in self.refdata_places or name in self.refdata_served]
 
 
 def site_parts(settings: Settings, files: WorkerFiles, s3: S3Client, changed: Callable[[str], None]) -> SiteParts:
@@ -62,7 +77,20 @@ def site_parts(settings: Settings, files: WorkerFiles, s3: S3Client, changed: Ca
             of_jaws[site.name] = JawsSite(jaws_config(site, settings, platform), platform, s3)
     both: Mapping[str, Site] = {**with_executors, **of_jaws}
     ordered = {site.name: both[site.name] for site in settings.sites}
-    return SiteParts(ordered, with_executors, of_jaws, _client_of(platform) if platform is not None else None)
+    places: dict[str, RefdataPlace] = {}
+    if platform is not None and platform.jaws_config.refdata_dir is not None:
+        places = {name: JawsRefdata(jaws_site, platform) for name, jaws_site in of_jaws.items()}
+    served = [s for s in settings.sites if not isinstance(s, JawsSiteSettings) and s.refdata_dir is not None]
+    return SiteParts(
+        ordered,
+        with_executors,
+        of_jaws,
+        _client_of(platform) if platform is not None else None,
+        places,
+        [s.name for s in served],
+        {s.name: Path(str(s.refdata_dir)) for s in served if s.refdata_by == "service"},
+        [s.name for s in served if s.refdata_by == "service" or with_executors[s.name].info.internal_s3],
+    )
 
 
 def jaws_platform(settings: Settings, files: WorkerFiles) -> JawsPlatform | None:
@@ -100,6 +128,7 @@ def jaws_platform(settings: Settings, files: WorkerFiles) -> JawsPlatform | None
             scratch_dir=_needed(jaws.scratch_dir),
             timeout=jaws.timeout.total_seconds(),
             submit_timeout=jaws.submit_timeout.total_seconds(),
+            refdata_dir=jaws.refdata_dir,
         ),
         archive,
     )
@@ -120,6 +149,7 @@ def jaws_config(site: JawsSiteSettings, settings: Settings, platform: JawsPlatfo
         connections=jaws.connections,
         start_time=jaws.start_time.total_seconds(),
         keep_inputs=jaws.keep_inputs.total_seconds(),
+        copy_refdata=site.copy_refdata,
     )
 
 
@@ -225,6 +255,7 @@ def _local(site: LocalSiteSettings, settings: Settings) -> LocalSiteConfig:
         container_runtime=site.container_runtime,
         container_runtime_path=site.container_runtime_path,
         keep_trying=site.keep_trying.total_seconds(),
+        refdata_dir=site.refdata_dir,
         python=str(site.python),
         stop_with_service=site.stop_with_service,
     )

@@ -21,8 +21,10 @@ from cdmtaskservice.s3.model import S3Config
 from cdmtaskservice.store.database import Database
 from test.stand_ins.executor_service import ExecutorService, Work
 from test.stand_ins.job_house import JobHouse
+from test.stand_ins.refdata_house import RefdataHouse
 
 from .executor_worker import Begin, Worker
+from .refdata_room import RefdataRoom
 from .workers_room import BUCKET, FILES, LOGS, Room
 
 # The reconciler
@@ -55,6 +57,30 @@ async def quick() -> AsyncIterator[JobHouse]:
     await database.create_indexes()
     yield JobHouse(database)
     database.close()
+
+
+@pytest.fixture
+async def refdata_house(house: JobHouse) -> RefdataHouse:
+    """A house of reference data on every database that can be had."""
+    return RefdataHouse(house.database)
+
+
+@pytest.fixture
+async def quick_refdata(quick: JobHouse) -> RefdataHouse:
+    """The same on the database that costs least."""
+    return RefdataHouse(quick.database)
+
+
+@pytest.fixture
+def refdata_room(refdata_house: RefdataHouse) -> RefdataRoom:
+    """Images and jobs that may need what is in the house."""
+    return RefdataRoom(refdata_house)
+
+
+@pytest.fixture
+def quick_refdata_room(quick_refdata: RefdataHouse) -> RefdataRoom:
+    """The same on the database that costs least."""
+    return RefdataRoom(quick_refdata)
 
 
 # The executor

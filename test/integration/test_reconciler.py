@@ -11,7 +11,7 @@ from cdmtaskservice.domain.records import Transition
 from cdmtaskservice.domain.states import JobState, Outcome
 from cdmtaskservice.reconciler.loop import Done
 from cdmtaskservice.sites.base import Run
-from cdmtaskservice.store.jobs import Lease
+from cdmtaskservice.store.looks import Lease
 from test.stand_ins.clockwork import START
 from test.stand_ins.fake_site import nothing
 from test.stand_ins.job_house import BAD, GOOD, JobHouse, R, states

@@ -13,7 +13,7 @@ from cdmtaskservice.domain.records import JobRecord
 from cdmtaskservice.domain.states import JobState
 from cdmtaskservice.reconciler.loop import Next, Wait
 from cdmtaskservice.sites.base import Run
-from cdmtaskservice.store.jobs import Lease
+from cdmtaskservice.store.looks import Lease
 from test.stand_ins.clockwork import START
 from test.stand_ins.job_house import BAD, GOOD, R, states
 

@@ -14,7 +14,7 @@ from cdmtaskservice.domain.states import JobState, Outcome
 from cdmtaskservice.reconciler.loop import Done
 from cdmtaskservice.sites.base import Run, RunState, RunStatus
 from cdmtaskservice.store.database import Database
-from cdmtaskservice.store.jobs import Lease
+from cdmtaskservice.store.looks import Lease
 from test.stand_ins.job_house import BAD, GOOD, JobHouse, states
 
 S = JobState

@@ -24,7 +24,8 @@ from cdmtaskservice.store.containers import ContainerStore
 from cdmtaskservice.store.database import INDEXES, Database
 from cdmtaskservice.store.files import CHUNK, FileStore
 from cdmtaskservice.store.images import ImageStore
-from cdmtaskservice.store.jobs import JobStore, Lease
+from cdmtaskservice.store.jobs import JobStore
+from cdmtaskservice.store.looks import Lease
 from cdmtaskservice.store.sites import SiteStore
 
 S = JobState
@@ -461,7 +462,7 @@ async def test_every_query_has_an_index(stack):
     database = Database.connect(stack.mongo_uri, f"test-{uuid.uuid4().hex}", 5)
     await database.create_indexes()
     queries = [
-        ("jobs", {"next_look": {"$lte": 5}, "lease_until": {"$lte": 5}}),
+        *((name, {"next_look": {"$lte": 5}, "lease_until": {"$lte": 5}}) for name in ("jobs", "stagings")),
         ("jobs", {"owed": 1, "relay_until": {"$lte": 5}}),
         ("jobs", {"owed": 1, "updated": {"$lt": 5}}),
         ("jobs", {"idempotency": "x"}),
@@ -474,6 +475,13 @@ async def test_every_query_has_an_index(stack):
         ("claims", {"job": "x"}),
         ("images", {"tagged": "x"}),
         ("pending", {"at": {"$lt": 5}}),
+        ("pending", {"refdata": "x"}),
+        ("jobs", {"refdata": "x", "state": {"$in": ["created"]}}),
+        ("images", {"refdata_id": "x"}),
+        *(("refdata", {field: "x"}) for field in ("current", "file")),
+        *(("refdata", query) for query in ({"retiring": "removing"}, {"retiring_at": {"$lt": 5}})),
+        ("stagings", {"refdata": {"$in": ["x"]}}),
+        ("stagings", {"errand.open": 1, "site": "x"}),
     ]
     assert {name for name, _ in queries} == set(INDEXES)
     for name, query in queries:

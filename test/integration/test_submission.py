@@ -35,6 +35,7 @@ from cdmtaskservice.s3.client import S3Client
 from cdmtaskservice.s3.model import S3Config
 from cdmtaskservice.services.authentication import Authentication
 from cdmtaskservice.services.images import Images
+from cdmtaskservice.services.refdata import Refdata
 from cdmtaskservice.services.sites import Sites
 from cdmtaskservice.services.submission import Submission, SubmissionConfig
 from cdmtaskservice.store.containers import ContainerStore
@@ -42,7 +43,9 @@ from cdmtaskservice.store.database import Database, StoreUnavailableError
 from cdmtaskservice.store.files import FileStore
 from cdmtaskservice.store.images import ImageStore
 from cdmtaskservice.store.jobs import JobStore
+from cdmtaskservice.store.refdata import RefdataStore
 from cdmtaskservice.store.sites import SiteStore
+from cdmtaskservice.store.stagings import StagingStore
 from test.stand_ins.clockwork import START, FakeClock, counting_ids, eventually
 from test.stand_ins.fake_site import FakeSite
 
@@ -79,6 +82,18 @@ class Desk:
         self.jaws = FakeSite("jaws", kind="jaws")
         self.sites = Sites({"here": self.site, "jaws": self.jaws}, self.site_store, interval=0.01)
         permissions = Permissions()
+        refdata = Refdata(
+            RefdataStore(database),
+            StagingStore(database),
+            self.images,
+            self.jobs,
+            s3,
+            self.sites,
+            [],
+            self.clock,
+            counting_ids(),
+            self.accepted.append,
+        )
         authentication = Authentication(
             LocalAuthenticator.__new__(LocalAuthenticator),  # never asked: users come with their roles
             ContainerTokens(b"k" * 32),
@@ -90,7 +105,8 @@ class Desk:
             self.jobs,
             self.containers,
             self.files,
-            Images(self.images, None, self.clock),  # type: ignore[arg-type]  # no image is approved here
+            Images(self.images, None, refdata, self.clock),  # type: ignore[arg-type]  # no image is approved here
+            refdata,
             self.sites,
             s3,
             authentication,

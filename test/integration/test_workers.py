@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -69,6 +70,17 @@ async def test_a_work_order_has_all_that_an_executor_needs(room):
     async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
         for name, url in zip(FILES[2:], urls, strict=True):
             assert (await http.get(url)).content == name.encode()
+
+
+@pytest.mark.parametrize(
+    ("default", "mine", "expected"), [("/images", None, "/images"), ("/images", "/mine", "/mine"), (None, None, None)]
+)
+async def test_reference_data_is_named_with_its_place(room, default, mine, expected):
+    params = body().params.model_copy(update={"refdata_mount_point": mine})
+    image = replace(IMAGE, refdata_id="id-1", default_refdata_mount_point=default)
+    await room.accept(body().model_copy(update={"params": params}), image=image)
+    order, _ = await room.claim()
+    assert order["refdata"] == (None if expected is None else {"id": "id-1", "mount_point": expected})
 
 
 async def test_a_manifest_comes_with_the_order(room):

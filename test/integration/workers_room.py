@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 import httpx
 
@@ -64,7 +65,8 @@ class Room(JobHouse):
         if self.reconciler is not None:
             self.reconciler.hint(job_id, full=full)
 
-    async def accept(self, job: JobInput | None = None, job_id: str = "j") -> str:
+    async def accept(self, job: JobInput | None = None, job_id: str = "j", **more: Any) -> str:
+        """Store a job with its inputs. more: fields of its record."""
         job = job or body()
         found = await self.s3.head_many(job.files)
         ids = [f.data_id for f in job.input_files]
@@ -85,6 +87,7 @@ class Room(JobHouse):
             input_file_count=len(job.files),
             runtime=job.runtime.total_seconds(),
             logpath=f"{LOGS}/{job_id}/",
+            **more,
         )
         return job_id
 

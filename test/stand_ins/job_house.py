@@ -72,6 +72,7 @@ class JobHouse:
     """Stores on a database, a clock, one fake site, and reconcilers on demand."""
 
     def __init__(self, database: Database) -> None:
+        self.database = database
         self.jobs = JobStore(database)
         self.containers = ContainerStore(database)
         self.files = FileStore(database)

@@ -1,18 +1,9 @@
-"""`cts serve` that kills itself, as kill -9 would, right after one chosen outside call has taken effect.
-
-`CTS_DIE_AFTER` names the call: one of `CALLS`, perhaps with `:` and an argument that it must have, such as a state. It
-happens once: a file beside the settings records it.
-"""
+"""`cts serve` that kills itself, as kill -9 would, after one chosen outside call has taken effect: see `dying`."""
 
 from __future__ import annotations
 
-import functools
-import os
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from cdmtaskservice.cli.serve import serve
 from cdmtaskservice.events.kafka import KafkaPublisher
@@ -23,6 +14,9 @@ from cdmtaskservice.sites.local.site import LocalSite
 from cdmtaskservice.store.containers import ContainerStore
 from cdmtaskservice.store.files import FileStore
 from cdmtaskservice.store.jobs import JobStore
+from cdmtaskservice.store.refdata import RefdataStore
+from cdmtaskservice.store.stagings import StagingStore
+from test.system.dying import die_as_told
 
 CALLS: dict[str, tuple[type, str]] = {
     "insert": (JobStore, "insert"),
@@ -35,7 +29,7 @@ CALLS: dict[str, tuple[type, str]] = {
     "outputs": (FileStore, "put_outputs"),
     "head": (S3Client, "head_many"),
     "intent": (JobStore, "begin_submission"),
-    "handles": (JobStore, "end_submission"),
+    "handles": (JobStore, "note_handles"),
     "submit": (LocalSite, "submit"),
     "submit_to_pool": (HTCondorSite, "submit"),
     "end_in_pool": (HTCondorSite, "end"),
@@ -46,28 +40,18 @@ CALLS: dict[str, tuple[type, str]] = {
     "finish_sending": (JawsSite, "finish_sending"),
     "cancel_run": (JawsSite, "cancel_run"),
     "publish": (KafkaPublisher, "publish"),
+    "register": (RefdataStore, "insert"),
+    "retire": (RefdataStore, "retire"),
+    "insert_staging": (StagingStore, "insert"),
+    "move_staging": (StagingStore, "transition"),
+    "note_staging": (StagingStore, "note_flow"),
+    "release_staging": (StagingStore, "release"),
+    "set_staging": (StagingStore, "set_fields"),
+    "claim_errand": (StagingStore, "claim_errand"),
+    "end_errand": (StagingStore, "end_errand"),
 }
 
 
-def die_after(call: str, marker: Path) -> None:
-    """Arm the trap; a call with a state fires for that state alone, and for any without."""
-    name, _, state = call.partition(":")
-    owner, method = CALLS[name]
-    original: Callable[..., Any] = getattr(owner, method)
-
-    @functools.wraps(original)
-    async def dying(*args: Any, **kwargs: Any) -> Any:
-        result = await original(*args, **kwargs)
-        told = [getattr(a, "state", a) for a in args[1:]]
-        if (not state or any(state in (t, getattr(t, "value", None)) for t in told)) and not marker.exists():
-            marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(owner, method, dying)
-
-
 if __name__ == "__main__":
-    if call := os.environ.get("CTS_DIE_AFTER"):
-        die_after(call, Path(os.environ["CTS_DIE_MARKER"]))
+    die_as_told(CALLS)
     serve(Path(sys.argv[sys.argv.index("--config") + 1]))

@@ -18,7 +18,7 @@ from test.stand_ins.nersc.part import NerscSite
 from test.system.conftest import new_home
 from test.system.through_jaws import LAWRENCIUM, PERLMUTTER, jaws_service
 
-STEPS = ["nersc", "machines", "jaws", "jaws site", "python", "code", "staging", "results", "command"]
+STEPS = ["nersc", "machines", "jaws", "jaws site", "python", "code", "staging", "results", "refdata", "command"]
 
 
 @dataclass
@@ -105,6 +105,7 @@ async def test_directories_and_python_at_nersc(bench: Bench, nersc: NerscSite):
         ("KBCTS_JAWS_STAGING_DIR", "/proc/staging", "staging"),
         ("KBCTS_JAWS_SUBMIT_STAGING_DIR", "/nowhere/staging", "staging"),
         ("KBCTS_JAWS_OUTPUTS_DIR", "/nowhere/results", "results"),
+        ("KBCTS_JAWS_REFDATA_DIR", "/proc/refdata", "refdata"),
     ):
         found = await bench.wrong(**{setting: value})
         assert found["step"] == step, found

@@ -24,9 +24,11 @@ from cdmtaskservice.domain.records import (
     Reached,
     Transition,
 )
-from cdmtaskservice.domain.states import JobState
+from cdmtaskservice.domain.refdata import RefdataRecord, StagingRecord, StagingTransition
+from cdmtaskservice.domain.states import JobState, RefdataState
 from cdmtaskservice.services.health import DependencyState, Gauges, ServiceInfo
 from cdmtaskservice.services.nersc_client import ClientLifetime
+from cdmtaskservice.services.refdata import RefdataView
 from cdmtaskservice.services.sites import SiteView
 from cdmtaskservice.services.use_cases import Services
 from cdmtaskservice.sites.base import SiteHealth, SiteInfo
@@ -40,6 +42,7 @@ CALLERS: Mapping[str, Principal | ContainerClaim] = {
     "ann": Principal("ann", frozenset({"user"})),
     "admin": Principal("adam", frozenset({"admin"})),
     "executor": Principal("exec", frozenset({"executor"})),
+    "refserv": Principal("refs", frozenset({"refserv"})),
     "container": ContainerClaim("job1", 0, 1, NOW + datetime.timedelta(hours=1)),
 }
 
@@ -65,6 +68,8 @@ IMAGE = ImageRecord(
     usage_notes="be kind",
 )
 BARE_IMAGE = dataclasses.replace(IMAGE, tag=None, urls=None, usage_notes=None)
+REFDATA = RefdataRecord("ref1", "cts-data/ref/db.tar.gz", CRC, 1000, True, "adam", NOW)
+STAGING = StagingRecord("ref1", "kbase", RefdataState.CREATED, (StagingTransition(RefdataState.CREATED, NOW),))
 
 _STATES = (
     JobState.CREATED,
@@ -270,6 +275,47 @@ class FakeImages(Fake):
         self.note("delete", *arguments)
 
 
+class FakeRefdata(Fake):
+    def __init__(self) -> None:
+        super().__init__()
+        self.view = RefdataView(REFDATA, [STAGING])
+
+    async def get(self, *arguments: Any) -> RefdataView:
+        self.note("get", *arguments)
+        return self.view
+
+    async def list(self, *arguments: Any) -> Sequence[RefdataView]:
+        self.note("list", *arguments)
+        return [self.view, RefdataView(dataclasses.replace(REFDATA, id="ref2"))]
+
+    async def register(self, *arguments: Any, unpack: bool) -> RefdataView:
+        self.note("register", *arguments, unpack)
+        return self.view
+
+    async def recover(self, *arguments: Any, force: bool) -> None:
+        self.note("recover", *arguments, force)
+
+    async def clean(self, *arguments: Any, force: bool) -> None:
+        self.note("clean", *arguments, force)
+
+    async def retire(self, *arguments: Any) -> None:
+        self.note("retire", *arguments)
+
+
+class FakeRefdataDesk(Fake):
+    async def work(self, *arguments: Any) -> Mapping[str, Any]:
+        self.note("work", *arguments)
+        order = {"refdata_id": "ref1", "task": "1-refdata-1", "kind": "refdata", "plan": {"root": "/r", "unpack": None}}
+        return {"work": [order], "report_interval": 5.0}
+
+    async def progress(self, *arguments: Any) -> Mapping[str, Any]:
+        self.note("progress", *arguments)
+        return {"stop": False}
+
+    async def update(self, *arguments: Any) -> None:
+        self.note("update", *arguments)
+
+
 class FakeSites(Fake):
     async def list(self) -> Sequence[SiteView]:
         self.note("list")
@@ -356,6 +402,9 @@ class FakeCallbacks(Fake):
     def news_of_job(self, *arguments: Any) -> None:
         self.note("news_of_job", *arguments)
 
+    def news_of_refdata(self, *arguments: Any) -> None:
+        self.note("news_of_refdata", *arguments)
+
 
 class FakeNerscClient(Fake):
     async def lifetime(self, *arguments: Any) -> ClientLifetime:
@@ -400,6 +449,8 @@ class FakeServices:
     jobs: FakeJobs = dataclasses.field(default_factory=FakeJobs)
     admin_jobs: FakeAdminJobs = dataclasses.field(default_factory=FakeAdminJobs)
     images: FakeImages = dataclasses.field(default_factory=FakeImages)
+    refdata: FakeRefdata = dataclasses.field(default_factory=FakeRefdata)
+    refdata_desk: FakeRefdataDesk = dataclasses.field(default_factory=FakeRefdataDesk)
     sites: FakeSites = dataclasses.field(default_factory=FakeSites)
     workers: FakeWorkers = dataclasses.field(default_factory=FakeWorkers)
     callbacks: FakeCallbacks = dataclasses.field(default_factory=FakeCallbacks)

@@ -100,7 +100,7 @@ async def test_unknown_url(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/refdata", "/callback/other/j1", "/admin/clients/other", "/jobs/j1/x", "/images/a%0Ab"]
+    "path", ["/refdata/x", "/callback/other/j1", "/admin/clients/other", "/jobs/j1/x", "/images/a%0Ab"]
 )
 async def test_what_there_is_not(path: str, client: Client) -> None:
     assert _error(await client.get(path, "admin"))["appcode"] in {40000, 40040}

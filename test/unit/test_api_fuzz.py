@@ -39,6 +39,8 @@ schema.config.generation.update(modes=list(GenerationMode))
 def _token(path: str) -> str:
     if path.startswith("/admin"):
         return "admin"
+    if path.startswith("/external_exec/refdata"):
+        return "refserv"
     return "executor" if path.startswith("/external_exec") else "ann"
 
 

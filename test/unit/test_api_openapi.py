@@ -58,12 +58,16 @@ def test_only_public_routes_have_no_security() -> None:
         "/sites",
         "/images",
         "/images/{image}",
+        "/refdata",
+        "/refdata/id/{refdata_id}",
+        "/refdata/path/{s3path}",
         "/external_exec/files/condor/executable.sh",
         "/external_exec/files/code_archive.tgz",
         "/callback/download/{job_id}",
         "/callback/job/{job_id}",
         "/callback/upload/{job_id}",
         "/callback/errlogs/{job_id}",
+        "/callback/refdata_download/{refdata_id}/{cluster}",
         "/health/live",
         "/health/ready",
         "/metrics",
@@ -73,7 +77,9 @@ def test_only_public_routes_have_no_security() -> None:
 
 def test_fields_that_may_be_left_out_are_never_null() -> None:
     schemas = document()["components"]["schemas"]
-    for name in ("JobPreview", "Job", "AdminJobDetails", "SubJob", "Image", "Site", "ErrorDetail"):
+    jobs = ("JobPreview", "Job", "AdminJobDetails", "SubJob")
+    refdata = ("ReferenceData", "RefdataStatus", "AdminReferenceData", "AdminRefdataStatus")
+    for name in (*jobs, *refdata, "Image", "Site", "ErrorDetail"):
         for field, schema in schemas[name]["properties"].items():
             assert {"type": "null"} not in schema.get("anyOf", []), f"{name}.{field}"
             assert "default" not in schema, f"{name}.{field}"

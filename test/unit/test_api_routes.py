@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from cdmtaskservice.api import models, worker_models
 from cdmtaskservice.domain.filters import JobFilter
 from cdmtaskservice.domain.images import ImageApproval
-from cdmtaskservice.domain.states import JobState
+from cdmtaskservice.domain.refdata_calls import RefdataProgress, RefdataUpdate, RefdataWorkRequest
+from cdmtaskservice.domain.states import JobState, RefdataState
 from cdmtaskservice.domain.worker_calls import WorkRequest
 from test.unit.api_fakes import (
     CALLERS,
@@ -30,11 +31,15 @@ CLAIM = {"claim": "0" * 32}
 BEAT = {"phase": "running", "bytes_done": 1, "bytes_total": 2}
 COMPLETE = {"files": [{"path": "o.txt", "crc64nvme": CRC, "upload_id": "u", "etags": ['"e"']}]}
 WORK = "/external_exec/jobs/job1/container/0"
+STAGER = "/external_exec/refdata"
+STAGERS_CLAIM = {"claim": "c", "root": "/data/ref", "room": 2}
+STAGED = {"task": "1-refdata-1", "claim": "c"}
 
-ANYONE = frozenset({None, "ann", "admin", "executor", "container"})
-USERS = frozenset({"ann", "admin", "executor"})
+ANYONE = frozenset({None, "ann", "admin", "executor", "refserv", "container"})
+USERS = frozenset({"ann", "admin", "executor", "refserv"})
 ADMINS = frozenset({"admin"})
 WORKERS = frozenset({"executor", "container"})
+REFSERV = frozenset({"refserv"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +102,70 @@ ROUTES = [
         ADMINS,
         204,
         called=("images", "delete", ("ghcr.io/kbase/tool:1",)),
+    ),
+    Route("GET", "/refdata", ANYONE, called=("refdata", "list", ()), model=models.AllReferenceData),
+    Route("GET", "/refdata/id/ref1", ANYONE, called=("refdata", "get", ("ref1",)), model=models.ReferenceData),
+    Route(
+        "GET",
+        "/refdata/path/cts-data/ref/db.tar.gz",
+        ANYONE,
+        called=("refdata", "list", ("cts-data/ref/db.tar.gz",)),
+        model=models.AllReferenceData,
+    ),
+    Route("GET", "/admin/refdata", ADMINS, called=("refdata", "list", ()), model=models.AllAdminReferenceData),
+    Route("GET", "/admin/refdata/ref1", ADMINS, called=("refdata", "get", ("ref1",)), model=models.AdminReferenceData),
+    Route(
+        "POST",
+        "/admin/refdata/cts-data/ref/db.tar.gz",
+        ADMINS,
+        called=("refdata", "register", (ADAM, "cts-data/ref/db.tar.gz", None, False)),
+        model=models.ReferenceData,
+    ),
+    *(
+        Route(method, f"/admin/refdata/ref1/kbase/{verb}{query}", ADMINS, 204, called=("refdata", verb, given))
+        for method, verb in (("PUT", "recover"), ("DELETE", "clean"))
+        for query, given in (
+            ("", (ADAM, "ref1", "kbase", False)),
+            ("?force=true", (ADAM, "ref1", "kbase", True)),
+        )
+    ),
+    Route("DELETE", "/admin/refdata/ref1", ADMINS, 204, called=("refdata", "retire", (ADAM, "ref1"))),
+    Route(
+        "POST",
+        f"{STAGER}/kbase/work",
+        REFSERV,
+        200,
+        STAGERS_CLAIM,
+        ("refdata_desk", "work", ("kbase", RefdataWorkRequest.model_validate(STAGERS_CLAIM))),
+        worker_models.RefdataWork,
+    ),
+    Route(
+        "POST",
+        f"{STAGER}/ref1/kbase/progress",
+        REFSERV,
+        200,
+        STAGED,
+        ("refdata_desk", "progress", ("ref1", "kbase", RefdataProgress.model_validate(STAGED))),
+        worker_models.RefdataProgressAnswer,
+    ),
+    Route(
+        "PUT",
+        f"{STAGER}/ref1/kbase/update/complete",
+        REFSERV,
+        204,
+        STAGED,
+        (
+            "refdata_desk",
+            "update",
+            ("ref1", "kbase", RefdataState.COMPLETE, RefdataUpdate.model_validate(STAGED)),
+        ),
+    ),
+    Route(
+        "GET",
+        "/callback/refdata_download/ref1/kbase",
+        ANYONE,
+        204,
+        called=("callbacks", "news_of_refdata", ("ref1", "kbase")),
     ),
     Route("GET", "/admin/jobs", ADMINS, called=("admin_jobs", "list", (JobFilter(), "admin")), model=models.JobList),
     Route(
@@ -218,7 +287,9 @@ async def test_route_serves_those_who_may(route: Route, services: FakeServices, 
             if route.model is not None:
                 assert response.headers["content-type"] == "application/json"
                 route.model.model_validate_json(response.content)
-                assert b"null" not in response.content.replace(b"[0,null]", b"") or route.path.startswith(WORK)
+                assert b"null" not in response.content.replace(b"[0,null]", b"") or route.path.startswith(
+                    "/external_exec"
+                )
         elif token is None:
             assert (response.status_code, response.json()["error"]["appcode"]) == (401, 10010)
             assert response.headers["www-authenticate"] == "Bearer"
@@ -240,5 +311,5 @@ async def test_bad_token_is_refused_everywhere(route: Route, client: Client) -> 
 def test_every_documented_operation_is_tried(services: FakeServices) -> None:
     document = services.app().openapi()
     documented = sum(len(methods) for methods in document["paths"].values())
-    twice = 1  # clean, with and without force
+    twice = 3  # both kinds of cleaning, and recovery, with and without force
     assert len(ROUTES) == documented + twice

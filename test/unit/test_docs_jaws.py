@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from cdmtaskservice.domain.states import JobState
 from cdmtaskservice.executor.remote.__main__ import KINDS
-from cdmtaskservice.reconciler import jaws_jobs, jaws_submission, jaws_tasks
+from cdmtaskservice.reconciler import jaws_jobs, jaws_submission, tasks
 from cdmtaskservice.settings import JawsSettings, JawsSite, NerscSettings, load_settings, read_settings_file
 from cdmtaskservice.settings.section import Section
 from cdmtaskservice.settings.template import to_toml
@@ -38,6 +38,7 @@ CODE = (
     *(REPO / "cdmtaskservice/sites/jaws").glob("*.py"),
     *(REPO / "cdmtaskservice/executor").rglob("*.py"),
     *(REPO / "cdmtaskservice/reconciler").glob("jaws_*.py"),
+    REPO / "cdmtaskservice/reconciler/tasks.py",
 )
 MODELS: dict[str, type[Section]] = {"nersc": NerscSettings, "jaws": JawsSettings, "site": JawsSite}
 
@@ -143,9 +144,9 @@ def test_every_task_is_described() -> None:
 
 def test_the_patience_of_a_job_is_that_of_the_code() -> None:
     wanted = [
-        jaws_tasks._MOST_REFUSALS,
-        jaws_tasks._MOST_CRASHES,
-        jaws_tasks._MOST_ABSENT,
+        tasks._MOST_REFUSALS,
+        tasks._MOST_CRASHES,
+        tasks._MOST_ABSENT,
         jaws_jobs._MOST_WRONG,
     ]
     assert [int(row[1]) for row in tables("patience")] == wanted

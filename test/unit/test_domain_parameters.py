@@ -77,6 +77,12 @@ def test_two_mounts_cannot_be_at_one_place() -> None:
     refused({"refdata_mount_point": "/output_files"}, "output_mount_point and refdata_mount_point")
     refused({"input_mount_point": "/w", "output_mount_point": "/w/out"}, "below input_mount_point")
     refused({"refdata_mount_point": "/input_files/ref"}, "below input_mount_point")
+    refused(
+        {"refdata_mount_point": "/w", "input_mount_point": "/w/in"}, "input_mount_point .* below refdata_mount_point"
+    )
+    refused({"refdata_mount_point": "/w", "output_mount_point": "/w/o"}, "output_mount_point .* below refdata_mount_po")
+    Parameters.model_validate({"refdata_mount_point": "/w", "input_mount_point": "/w2", "output_mount_point": "/w3"})
+    Parameters.model_validate({"refdata_mount_point": "/output_files/ref"})
     Parameters.model_validate({"input_mount_point": "/w/in", "output_mount_point": "/w"})
     Parameters.model_validate({"input_mount_point": "/w", "output_mount_point": "/w2"})
 

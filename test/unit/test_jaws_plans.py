@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,21 @@ def test_a_run_is_submitted_from_a_directory_of_its_attempt():
     assert content(plan, "cts.wdl") == wdl.workflow(
         wdl.RunSpec(f"docker.io/tools/x@{SHA}", 2, 10**9, 60.0, 3600.0, "/input_files", "/output_files")
     )
+
+
+@pytest.mark.parametrize(
+    ("params", "default", "mount_point"),
+    [({}, "/images", "/images"), ({"refdata_mount_point": "/mine"}, "/images", "/mine"), ({}, None, None)],
+)
+def test_a_run_finds_its_reference_data(params: Mapping[str, Any], default: str | None, mount_point: str | None):
+    asked = job(params)
+    image = replace(asked.image, refdata_id="id-1", default_refdata_mount_point=default)
+    text = content(submit(config(), replace(asked, image=image), 1, inputs(["a"])), "cts.wdl")
+    if mount_point is None:
+        assert "dynamic_refdata" not in text
+    else:
+        assert f'dynamic_refdata: "cts/id-1:{mount_point}"' in text
+    assert "dynamic_refdata" not in content(submit(config(), asked, 1, inputs(["a"])), "cts.wdl")
 
 
 def test_the_tag_of_a_job_begins_those_of_its_attempts_and_no_others():

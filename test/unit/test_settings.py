@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from pydantic_settings import BaseSettings
 
 from cdmtaskservice.settings import (
     HTCondorSite,
@@ -18,6 +19,7 @@ from cdmtaskservice.settings import (
     Problem,
     Settings,
     SettingsError,
+    load,
     load_settings,
     mask_secrets,
     read_settings_file,
@@ -61,9 +63,9 @@ SITES: tuple[type[BaseModel], ...] = (LocalSite, HTCondorSite, JawsSite, JawsSit
 """The kinds of site, in the order of their tables in the template."""
 
 
-def problems_of(file: Path, environ: dict[str, str]) -> dict[str, Problem]:
+def problems_of(file: Path, environ: dict[str, str], root: type[BaseSettings] = Settings) -> dict[str, Problem]:
     with pytest.raises(SettingsError) as caught:
-        load_settings(file, environ)
+        load(root, file, environ)
     problems = caught.value.problems
     assert all(str(p) in str(caught.value) for p in problems)
     assert len({p.setting for p in problems}) == len(problems), problems
@@ -87,12 +89,12 @@ def model_settings(model: type[BaseModel], at: str) -> Iterator[tuple[str, str]]
             yield f"{at}{name}", " ".join(field.description.split())
 
 
-def documented_settings() -> Iterator[tuple[str, str]]:
+def documented_settings(template: Path = TEMPLATE) -> Iterator[tuple[str, str]]:
     """Dotted name of every setting in the template, and the comment right above it. Sites are told apart by number."""
     section = ""
     sites = 0
     comment: list[str] = []
-    for line in TEMPLATE.read_text().splitlines():
+    for line in template.read_text().splitlines():
         if heading := re.fullmatch(r"\[+([a-z0-9_.]+)\]+", line):
             section, comment = heading[1], []
             if section == "sites":

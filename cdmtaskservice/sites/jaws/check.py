@@ -6,7 +6,7 @@ import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from cdmtaskservice.sites.base import Finding, SiteUnreachableError
-from cdmtaskservice.sites.jaws.config import JawsSiteConfig
+from cdmtaskservice.sites.jaws.config import REFDATA, JawsSiteConfig
 from cdmtaskservice.sites.jaws.platform import JawsPlatform
 
 _WRITABLE = """\
@@ -39,6 +39,7 @@ async def check(config: JawsSiteConfig, platform: JawsPlatform, patience: float)
         ("code", lambda: _code(platform), "nersc.code_dir must be writable by nersc.user on both machines"),
         ("staging", lambda: _staging(config, platform, patience), "see jaws.staging_dir and jaws.submit_staging_dir"),
         ("results", lambda: _results(platform, patience), "see jaws.outputs_dir and jaws.submit_outputs_dir"),
+        ("refdata", lambda: _refdata(platform, patience), "see jaws.refdata_dir"),
         ("command", lambda: _command(platform, patience), "set jaws.executable to the `jaws` command's path"),
     )
     try:
@@ -105,6 +106,15 @@ async def _results(platform: JawsPlatform, patience: float) -> str:
     there, here = platform.jaws_config.submit_outputs_dir, platform.jaws_config.outputs_dir
     await _run(platform, platform.nersc_config.transfer_machine, ["test", "-r", here], patience, f"{here} is not there")
     return f"{here}, which JAWS calls {there}, can be read"
+
+
+async def _refdata(platform: JawsPlatform, patience: float) -> str:
+    if (directory := platform.jaws_config.refdata_dir) is None:
+        return "jaws.refdata_dir is blank: there is no reference data at JAWS sites"
+    own = f"{directory}/{REFDATA}"
+    script = ["bash", "-c", _WRITABLE, "cts", own]
+    await _run(platform, platform.nersc_config.transfer_machine, script, patience, f"{own} cannot be written")
+    return f"{own} can be written"
 
 
 async def _command(platform: JawsPlatform, patience: float) -> str:

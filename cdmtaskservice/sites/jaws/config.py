@@ -36,7 +36,8 @@ class JawsConfig:
     which JAWS expects inputs, as the transfer nodes see it; submit_staging_dir: as the submitting machine does.
     outputs_dir, submit_outputs_dir: the same for the results of runs.
     scratch_dir: the service's own directory as JAWS names it, absolute. timeout: seconds for a call. submit_timeout:
-    seconds for `jaws submit`.
+    seconds for `jaws submit`. refdata_dir: JAWS's directory of reference data, as the transfer nodes see it; None where
+    there is none.
     """
 
     url: str
@@ -51,6 +52,7 @@ class JawsConfig:
     scratch_dir: str
     timeout: float = 30.0
     submit_timeout: float = 300.0
+    refdata_dir: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class JawsSiteConfig:
 
     patience: seconds that a transfer goes on trying without an answer. presign_expiry: seconds. part_size: bytes.
     connections: transfers at once. start_time: seconds that a container may take beside its runtime. keep_inputs:
-    seconds after which inputs that no job has used are removed from the cache.
+    seconds after which inputs that no job has used are removed from the cache. copy_refdata: whether JAWS must copy
+    reference data from NERSC to the site.
     """
 
     info: SiteInfo
@@ -73,11 +76,16 @@ class JawsSiteConfig:
     connections: int = 8
     start_time: float = 3600.0
     keep_inputs: float = 14 * 86400.0
+    copy_refdata: bool = False
 
     @property
     def places(self) -> Places:
         """Where the site's files are."""
         return Places(self)
+
+
+REFDATA = "cts"
+"""The service's own part of JAWS's directory of reference data."""
 
 
 class Places:
@@ -114,6 +122,11 @@ class Places:
         if not output_dir.startswith(f"{there}/") or not steps or ".." in steps:
             return None
         return "/".join([here, *steps])
+
+    @staticmethod
+    def refdata(refdata_id: str) -> str:
+        """Reference data, below JAWS's directory for it at every site."""
+        return f"{REFDATA}/{refdata_id}"
 
     @property
     def output_paths(self) -> tuple[str, str]:

@@ -10,10 +10,10 @@ from cdmtaskservice.domain.arguments import PlacedFile, render
 from cdmtaskservice.domain.parameters import Parameters
 from cdmtaskservice.domain.placement import split_files
 from cdmtaskservice.domain.records import InputFiles, JobRecord
+from cdmtaskservice.domain.refdata import refdata_of
 from cdmtaskservice.sites.jaws import wdl
 from cdmtaskservice.sites.jaws.config import JawsSiteConfig
-
-Plan = Mapping[str, Any]
+from cdmtaskservice.sites.tasks import Plan
 
 _SLOWEST = 5_000_000
 """Bytes a second that a transfer must move."""
@@ -71,6 +71,7 @@ def submit(
         start_time=config.start_time,
         input_mount_point=params.input_mount_point,
         output_mount_point=params.output_mount_point,
+        refdata=(config.places.refdata(needed.id), needed.mount_point) if (needed := refdata_of(job)) else None,
     )
     jaws = config.jaws
     return {

@@ -13,7 +13,6 @@ import posixpath
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -26,8 +25,8 @@ from cdmtaskservice.sites.base import Run, SiteHealth, SiteInfo, SiteUnreachable
 from cdmtaskservice.sites.jaws import plans
 from cdmtaskservice.sites.jaws.central import JawsRun, NoSuchRunError, RunLog
 from cdmtaskservice.sites.jaws.config import JawsSiteConfig
-from cdmtaskservice.sites.jaws.plans import Plan
 from cdmtaskservice.sites.jaws.platform import JawsPlatform
+from cdmtaskservice.sites.tasks import Plan, TaskFailure, TaskStatus
 
 _log = structlog.get_logger(__name__)
 
@@ -60,29 +59,6 @@ _SHOWN = (
     "workflow_name",
 )
 """What administrators see of a run."""
-
-
-@dataclass(frozen=True)
-class TaskFailure:
-    """Why a task failed. error: for the owner. again: "later", "renewed" or None, as in `executor/remote/task.py`."""
-
-    error: str
-    admin_error: str | None
-    again: str | None
-
-
-@dataclass(frozen=True)
-class TaskStatus:
-    """What became of a task of remote code: it runs, or has a result, or failed, or was lost without a word.
-
-    crashed: it was lost, and is known to have run.
-    """
-
-    running: bool = False
-    result: Mapping[str, Any] | None = None
-    failure: TaskFailure | None = None
-    lost: str | None = None
-    crashed: bool = False
 
 
 class JawsSite:
@@ -157,6 +133,12 @@ class JawsSite:
         machine = config.submit_machine if kind == "submit" else config.transfer_machine
         return await nersc.begin(machine, self._command(kind, file, self._places.task_dir(job_id, name)))
 
+    async def progress(self, job_id: str, name: str) -> Mapping[str, Any] | None:
+        """What a task that runs says of how far it is; None where it says nothing. Raises: SiteUnreachableError."""
+        text = await self._read(f"{self._places.task_dir(job_id, name)}/progress.json")
+        told: Mapping[str, Any] | None = json.loads(text) if text is not None else None
+        return told
+
     async def task_status(self, job_id: str, name: str, handle: str | None, age: float = 0.0) -> TaskStatus:
         """What became of a task. handle: its ID at NERSC, None where that was never stored. age: seconds since it was
         begun."""
@@ -223,6 +205,8 @@ class JawsSite:
         )
 
     def _callback(self, kind: str, job_id: str) -> str | None:
+        if kind == "refdata":
+            return f"{self.config.callback_url}/callback/refdata_download/{job_id.replace('@', '/')}"
         step = {"stage": "download", "submit": "job", "collect": "upload", "send": "upload"}.get(kind)
         return f"{self.config.callback_url}/callback/{step}/{job_id}" if step else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from starlette.routing import Route
 from .central import Central
 from .layout import Layout
 from .provision import provision
+from .refdata import RefdataCopies
 from .runs import Runs
 from .sfapi import Sfapi
 from .switches import Faults, Switches, json_object
@@ -33,7 +35,9 @@ def application(layout: Layout, podman: Path, url: str) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await runs.start()
+        copying = asyncio.create_task(RefdataCopies(layout, switches).run())
         yield
+        copying.cancel()
         await runs.stop()
 
     async def control(request: Request) -> Response:

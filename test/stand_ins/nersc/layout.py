@@ -11,6 +11,8 @@ from pathlib import Path
 TRANSFER, SUBMIT = "dtns", "perlmutter"
 MACHINES = (SUBMIT, TRANSFER)
 JAWS_SITES = ("kbase", "jgi")
+ELSEWHERE = ("jgi",)
+"""Sites of JAWS that are not at NERSC."""
 NERSC_USER, JAWS_USER, JAWS_TEAM = "ctsnersc", "ctsjaws", "ctsteam"
 
 
@@ -48,9 +50,14 @@ class Layout:
                     (view / name).symlink_to(self.disk / name)
         for site in JAWS_SITES:
             (self.disk / "staging/inputs" / site).mkdir(parents=True, exist_ok=True)
-        for path in (self.home, self.nothing, self.cfs, self.refdata_dir, self.runs, self.jaws_command.parent):
+        refdata = [self.refdata_dir, self.refdata_dir / "log", *(self.refdata_at(site) for site in ELSEWHERE)]
+        for path in (self.home, self.nothing, self.cfs, *refdata, self.runs, self.jaws_command.parent):
             path.mkdir(parents=True, exist_ok=True)
         self.clients.parent.mkdir(mode=0o700, exist_ok=True)
+
+    def refdata_at(self, site: str) -> Path:
+        """JAWS's reference data at one of its sites. Only that at NERSC can be seen from there."""
+        return self.root / f"refdata-{site}" if site in ELSEWHERE else self.refdata_dir
 
     def hidden_from(self, machine: str) -> Path:
         """The directory that is not mounted on a machine."""

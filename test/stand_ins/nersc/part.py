@@ -110,6 +110,7 @@ class NerscSite(Part):
             "KBCTS_JAWS_OUTPUTS_DIR": self.outputs_dir,
             "KBCTS_JAWS_SUBMIT_OUTPUTS_DIR": self.submit_outputs_dir,
             "KBCTS_JAWS_SCRATCH_DIR": "/pscratch/cts",
+            "KBCTS_JAWS_REFDATA_DIR": self.refdata_dir,
         }
         return {
             **{name: str(path) for name, path in paths.items()},

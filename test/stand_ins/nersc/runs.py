@@ -152,7 +152,7 @@ class Runs:
             "labels": [self._label(), f"nersc-run={run.id}"],
             "name": f"nersc-{self._layout.root.stat().st_ino}-{run.id}",
             "output_dir": run.output_dir,
-            "refdata_dir": str(self._layout.refdata_dir),
+            "refdata_dir": str(self._layout.refdata_at(run.site)),
             "never_start": fate == "never_started",
             "relative": self._switches["relative_outputs"],
         }

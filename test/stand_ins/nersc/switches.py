@@ -20,6 +20,8 @@ All switches are off by default, and are set by `NerscSite.switch`, that is by `
     run_slots           how many runs run at a time (3)
     submit_fails_after  `jaws submit` registers the run, and then fails
     relative_outputs    outputs.json has paths relative to the output directory
+    hold_copies         reference data is not copied to sites that are not at NERSC
+    copy_fails          the next copy fails
     results_late        seconds from a run's end until its outputs.json or errors.json is there
     reset               true: everything as at the start; the other values of the same call come after it
 
@@ -54,6 +56,8 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "run_slots": 3,
     "submit_fails_after": False,
     "relative_outputs": False,
+    "hold_copies": False,
+    "copy_fails": False,
     "results_late": 0.0,
 }
 RUN_FATES = ("cancelled_null", "system_error", "never_started")

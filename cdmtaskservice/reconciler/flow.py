@@ -6,12 +6,12 @@ What is stored is only a note of what was begun: what became of it is always rea
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from cdmtaskservice.domain.records import JobRecord
 from cdmtaskservice.store.codec import from_millis, to_millis
+from cdmtaskservice.store.looks import Looked
 
 _LONGEST_PAUSE = 300.0
 """Seconds before something is tried again. The first pause is a look's delay; it doubles from one try to the next."""
@@ -28,14 +28,18 @@ class Flow:
     JAWS says that its results are. missing: since when JAWS says that it has no such run.
     task: the kind of the task of remote code that was begun last, "" for none. number: tells its tries apart. handle:
     its ID at NERSC, "" where that is not known. begun: when. ended: when it was first seen to have come to nothing.
-    left: how many files it was to send.
+    left: the least that any try of it had still to do: files to send, or bytes to come; -1 where that is not known.
     failures: tries that came to nothing in a row; refused, absent, crashed, wrong: how many of those were refused,
     found nothing, ended without a word, and sent what S3 has otherwise. not_before: when the next try may begin. why,
     told: why the last one came to nothing, for administrators and for the owner.
     collected: the task that has found what the run left.
+    purpose: what a staging of reference data is about: `stage`, `clean` or `retire`. done: whether that is done where
+    its tasks are done, and only JAWS has still to copy it. Its `attempt` is its round.
     """
 
     version: int = 0
+    purpose: str = ""
+    done: int = 0
     attempt: int = 1
     failed_runs: int = 0
     vain: int = 0
@@ -48,7 +52,7 @@ class Flow:
     handle: str = ""
     begun: int = 0
     ended: int = 0
-    left: int = 0
+    left: int = -1
     failures: int = 0
     refused: int = 0
     absent: int = 0
@@ -60,8 +64,8 @@ class Flow:
     collected: str = ""
 
     @classmethod
-    def of(cls, job: JobRecord) -> Flow:
-        """That of a job."""
+    def of(cls, job: Looked) -> Flow:
+        """That of a job, or of a staging of reference data."""
         known = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in job.flow.items() if name in known})
 
@@ -80,15 +84,32 @@ class Flow:
         """Whether JAWS may have a run of the job."""
         return bool(self.run) or self.attempt > 1 or self.task not in {"", "stage"}
 
-    def begin(self, task: str, now: datetime.datetime, left: int = 0) -> Flow:
-        """A task of this kind is begun: the next try, where it is the one before again."""
+    @property
+    def next_version(self) -> Flow:
+        """The same as the next note."""
+        return replace(self, version=self.version + 1)
+
+    def begin(self, task: str, now: datetime.datetime, left: int = -1, forgiven: Sequence[str] = ("refused",)) -> Flow:
+        """A task of this kind is begun: the next try, where it is the one before again.
+
+        left: how much it has to do. forgiven: what is counted anew where that is less than ever.
+        """
         base = self
         if task != self.task:
-            base = replace(self, failures=0, refused=0, absent=0, crashed=0, wrong=0, why="", told="")
-        if left < base.left:
-            base = replace(base, refused=0)  # the try before has brought something on its way
+            base = replace(self, failures=0, refused=0, absent=0, crashed=0, wrong=0, why="", told="", left=-1)
+        if 0 <= left < base.left:  # the try before has brought something on its way
+            anew: dict[str, Any] = dict.fromkeys(forgiven, 0)
+            base = replace(base, **anew)
+        if base.left >= 0:
+            left = min(left, base.left) if left >= 0 else base.left
         return replace(
             base, task=task, number=base.number + 1, handle="", begun=to_millis(now), ended=0, not_before=0, left=left
+        )
+
+    def held_up(self, now: datetime.datetime, pause: float, why: str, told: str) -> Flow:
+        """The task could not begin, as another one is in its way; that is no failure. pause: seconds."""
+        return replace(
+            self, not_before=_later(now, pause, 0), handle="", why=why[:1000], told=told[:1000], failures=self.failures
         )
 
     def failed(self, now: datetime.datetime, pause: float, why: str, told: str, counter: str = "") -> Flow:
