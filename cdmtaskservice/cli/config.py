@@ -12,7 +12,7 @@ import typer
 from cdmtaskservice.cli.terminal import fail, show_table
 
 if TYPE_CHECKING:
-    from cdmtaskservice.settings import Settings
+    from cdmtaskservice.settings import RefdataServiceSettings, Settings
 
 app = typer.Typer(help="Check and fill settings files.", no_args_is_help=True)
 
@@ -23,17 +23,20 @@ SettingsPath = Annotated[
 
 @app.command()
 def check(file: SettingsPath) -> None:
-    """Name all that is wrong with a settings file.
+    """Name all that is wrong with a settings file, of the service or of a reference data service.
 
     The environment variables KBCTS_* count as they would for the service.
     """
-    from cdmtaskservice.settings import SettingsError, load_settings
+    from cdmtaskservice.settings import RefdataServiceFile, SettingsError, load, load_settings
 
     try:
-        settings = load_settings(file, os.environ)
+        if _is_of_refdata_service(file):
+            shown = _refdata_summary(load(RefdataServiceFile, file, os.environ).refdata_service)
+        else:
+            shown = _summary(load_settings(file, os.environ))
     except SettingsError as exc:
         fail(str(exc))
-    show_table(("setting", "value"), _summary(settings))
+    show_table(("setting", "value"), shown)
 
 
 @app.command()
@@ -82,6 +85,21 @@ def _summary(settings: Settings) -> list[tuple[str, str]]:
             (f"site {s.name}", f"{s.kind}, {s.nodes} x {s.cpus_per_node} CPUs, {s.memory_per_node / 1e9:g} GB")
             for s in settings.sites
         ),
+    ]
+
+
+def _is_of_refdata_service(file: Path) -> bool:
+    """Whether it has the table of a reference data service, whatever else is wrong with it."""
+    try:
+        return any(line.startswith("[refdata_service") for line in file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeError):
+        return False
+
+
+def _refdata_summary(settings: RefdataServiceSettings) -> list[tuple[str, str]]:
+    return [
+        ("service", f"asks {settings.service_url}, with the token in {settings.token_file}"),
+        *((f"site {store.site}", f"data in {store.directory}") for store in settings.stores),
     ]
 
 

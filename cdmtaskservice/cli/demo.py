@@ -48,7 +48,8 @@ def run(*, keep: bool, directory: Path | None, site: str) -> None:
     site: which kind of site runs its jobs, `local`, `htcondor` or `jaws`.
     """
     console = Console(highlight=False, soft_wrap=True)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background jobs are born without the second one
+        signal.signal(number, _interrupt)
     try:
         with _root(directory, keep=keep) as root:
             _demo(console, root, keep=keep, site=site)

@@ -40,6 +40,9 @@ def show(refdata_id: RefdataId, url: Url, token_file: TokenFile = None, as_json:
     with Remote(url, token_file) as remote:
         told = remote.call("GET", f"/admin/refdata/{refdata_id}")
     _show([told], told, as_json=as_json)
+    for status in told["statuses"] if not as_json else ():
+        if status.get("admin_error", status.get("error")) != status.get("error"):
+            typer.echo(f"{status['cluster']}: {status['admin_error']}", err=True)
 
 
 @app.command()
@@ -90,6 +93,8 @@ def register(
     as_json: AsJson = False,
 ) -> None:
     """Register a file, which is then staged at every site that has room. Prints its ID. For administrators."""
+    if file.startswith("s3://"):
+        fail(f"{file}: write it without s3://, as BUCKET/KEY")
     with Remote(url, token_file) as remote:
         told = remote.call("POST", f"/admin/refdata/{file}", crc64nvme=crc64nvme, unpack=unpack)
     typer.echo(json.dumps(told, indent=2) if as_json else told["id"])
@@ -106,7 +111,7 @@ def recover(
     """Stage it at a site anew, where that failed, does not go on, or was never begun. For administrators."""
     with Remote(url, token_file) as remote:
         remote.call("PUT", f"/admin/refdata/{refdata_id}/{site}/recover", force=force)
-    typer.echo(f"{refdata_id} is staged at {site} anew", err=True)
+    typer.echo(f"{refdata_id} will be staged at {site} anew", err=True)
 
 
 @app.command()
@@ -181,7 +186,7 @@ def _rows(found: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[str]]:
                     f"{progress['phase']} {progress['percent']:.1f} %" if progress else "",
                     f"{progress['bytes_per_second'] / 1e6:.1f} MB/s" if progress else "",
                     _count(status, progress),
-                    status.get("waiting") or status.get("admin_error") or status.get("error") or "",
+                    status.get("waiting") or status.get("error") or "",
                 )
             )
     return rows

@@ -67,6 +67,8 @@ class Remote:
             fail(f"{self._client.base_url} answers {method} {path} with what is no JSON: {reply.text[:200]}")
         if not reply.is_success:
             error = told.get("error", {}) if isinstance(told, dict) else {}
+            if reply.status_code == httpx.codes.UNAUTHORIZED and "Authorization" not in self._client.headers:
+                fail("This needs your token: name its file with --token-file or CTS_TOKEN_FILE")
             words, request = error.get("message", reply.text[:500]), error.get("request_id", "no ID")
             fail(f"{words} (HTTP {reply.status_code}, request {request})")
         return told

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cdmtaskservice.domain.errors import IllegalParameterError
@@ -95,17 +95,17 @@ class StagingProgress:
         """Of the file that has come, 0 to 100."""
         return 100.0 * min(self.done, self.total) / self.total if self.total else 0.0
 
-    def after(self, before: StagingProgress | None) -> StagingProgress:
-        """The same with its rate, measured against what was known before of the same transfer."""
+    def after(self, before: StagingProgress | None, begun: datetime.datetime) -> StagingProgress:
+        """The same with its rate: against what was known before of the same transfer, or since it was begun."""
         if before is None or self.done < before.done:
-            return self
+            seconds = (self.at - begun).total_seconds()
+            return replace(self, rate=self.done / seconds if seconds > 0 else 0.0)
         seconds = (self.at - before.at).total_seconds()
         if seconds <= 0:
-            return StagingProgress(self.phase, self.done, self.total, self.files, self.unpacked, self.at, before.rate)
+            return replace(self, rate=before.rate)
         lately = (self.done - before.done) / seconds
         # Half of it is the past, so that one slow second is no stop.
-        rate = lately if not before.rate else (lately + before.rate) / 2
-        return StagingProgress(self.phase, self.done, self.total, self.files, self.unpacked, self.at, rate)
+        return replace(self, rate=(lately + before.rate) / 2 if before.rate else lately)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.sites.tasks import Plan, TaskFailure, TaskStatus
 from cdmtaskservice.store.stagings import StagingStore
 
+_LONG = 15.0
+"""Seconds in which nobody comes, or says anything, before administrators are told so."""
 NOBODY = "no reference data service has come for it; is one running for this site?"
 
 
@@ -55,12 +57,14 @@ class RefdataErrands:
             if told.get("crashed"):
                 return TaskStatus(lost=str(told["error"]), crashed=True)
             return TaskStatus(failure=TaskFailure(told["error"], told.get("admin_error"), told.get("again")))
-        if errand.claim is None:
-            return TaskStatus(running=True, why=NOBODY)
         silent = (self.clock() - max(errand.seen, self.reachable_since)).total_seconds()
+        waits = silent > min(_LONG, self.silence / 2)
+        if errand.claim is None:
+            return TaskStatus(running=True, why=NOBODY if waits else None)
         if silent > self.silence:
             return TaskStatus(lost=f"the reference data service was not heard of for {silent:.0f} s", crashed=True)
-        return TaskStatus(running=True)
+        why = f"the reference data service was last heard of {silent:.0f} s ago" if waits else None
+        return TaskStatus(running=True, why=why)
 
     async def stop_task(self, owner: str, name: str, handle: str | None, age: float) -> bool:
         """Tell whoever does it to stop; over once that one has said so, or is silent."""

@@ -76,8 +76,13 @@ class _StagingTasks(Tasks[StagingRecord, RefdataPlace]):
         self._stagings = stagings
         self.most_failures = config.most_failures
 
+    def _why_it_waits(self, status: TaskStatus, flow: Flow) -> str | None:
+        return status.why  # what the try before came to is no news of one that goes on for hours
+
     def _why(self, failure: TaskFailure) -> str:
-        return f"{failure.error} {failure.admin_error}" if failure.admin_error else failure.error
+        # Of a trace the last line says what it was.
+        said = (failure.admin_error or "").strip().rpartition("\n")[2]
+        return f"{failure.error} {said}".strip()
 
     def _left(self, record: StagingRecord) -> int:
         # What is still to come of the file; it stays, by pieces, from one try to the next.

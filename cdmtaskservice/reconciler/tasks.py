@@ -114,7 +114,7 @@ class Tasks(Generic[R, P]):
         if status.result is not None:
             return record, status.result
         if status.running:
-            raise Waits(self.delay(flow.age(now)), status.why or flow.why or None, flow.told or None)
+            raise Waits(self.delay(flow.age(now)), self._why_it_waits(status, flow), flow.told or None)
         if status.failure is None:
             if flow.crashed >= _MOST_CRASHES or self._worn_out(flow):
                 raise Fails(self.lost, str(status.lost))
@@ -161,6 +161,10 @@ class Tasks(Generic[R, P]):
         if self._worn_out(flow):
             raise Fails(why)
         await self.try_again(record, flow, why)
+
+    def _why_it_waits(self, status: TaskStatus, flow: Flow) -> str | None:
+        """What administrators are told of a task that goes on."""
+        return status.why or flow.why or None
 
     def _why(self, failure: TaskFailure) -> str:
         """What administrators are told of a task that is tried again."""

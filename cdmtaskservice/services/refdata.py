@@ -12,7 +12,6 @@ from cdmtaskservice.auth.principal import Principal
 from cdmtaskservice.domain.clock import Clock, IdSource
 from cdmtaskservice.domain.errors import (
     ChecksumMismatchError,
-    IllegalParameterError,
     InvalidRefdataStateError,
     NoSuchRefdataError,
     RefdataExistsError,
@@ -33,6 +32,8 @@ _log = structlog.get_logger(__name__)
 MAX_LISTED = 1000
 _TRIES = 3
 """To change what somebody else changes in the same instant."""
+_OF_A_ROUND = ("error", "admin_error", "traceback", "progress", "waiting", "files", "unpacked")
+"""What is known of a staging that does not outlive a recovery."""
 _NAMED = 5
 """Images or jobs that are named where they stand in the way."""
 
@@ -95,8 +96,6 @@ class Refdata:
         RefdataExistsError.
         """
         path = check_s3_path(file)
-        if path.endswith("/"):
-            raise IllegalParameterError(f"The S3 path {path!r} ends with /, so it is no file; name the file itself")
         if unpack:
             archive_format(path)
         found = await self._s3.head(path)
@@ -154,7 +153,7 @@ class Refdata:
             raise InvalidRefdataStateError(
                 f"The reference data {refdata_id} is staged at {site} already; force=true stages it again"
             )
-        fields: dict[str, Any] = dict.fromkeys(("error", "admin_error", "traceback", "progress", "waiting"))
+        fields: dict[str, Any] = dict.fromkeys(_OF_A_ROUND)
         fields.update(round=staging.round + 1, cleaning=0, cleaned=0, failures=0)
         created = StagingTransition(RefdataState.CREATED, self._clock())
         return await self._stagings.transition(staging, created, fields) is not None

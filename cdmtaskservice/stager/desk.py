@@ -84,10 +84,10 @@ class HttpDesk:
             headers = {"Authorization": f"Bearer {token}"}
             reply = await self._client.request(method, path, json=body, headers=headers)
         except (OSError, UnicodeError, httpx.HTTPError, httpx.InvalidURL) as e:
-            raise DeskUnreachableError(f"{method} {path}: {type(e).__name__} {e}") from e
+            raise DeskUnreachableError(f"{self._client.base_url} {method} {path}: {type(e).__name__} {e}") from e
         if reply.is_success:
             return reply
-        words = f"{method} {path}: HTTP {reply.status_code}: {reply.text[:500]}"
+        words = f"{self._client.base_url} {method} {path}: HTTP {reply.status_code}: {_message(reply)}"
         # A token that is not taken is a matter for whoever runs this, and the work is not lost by it.
         if reply.status_code >= 500 or reply.status_code in {401, 403, 408, 429}:
             raise DeskUnreachableError(words)
@@ -103,3 +103,11 @@ def _object(reply: httpx.Response) -> Mapping[str, Any]:
     if not isinstance(told, dict):
         raise DeskUnreachableError(f"{reply.request.url} answers what is no JSON object: {reply.text[:200]}")
     return told
+
+
+def _message(reply: httpx.Response) -> str:
+    """The words of a refusal."""
+    try:
+        return str(reply.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return reply.text[:500]

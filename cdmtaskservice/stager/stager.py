@@ -25,6 +25,8 @@ from cdmtaskservice.stager.stores import Store, StoreUnusableError
 
 _log = structlog.get_logger(__name__)
 
+_FIRST_SIGN = 1.0
+"""Seconds after which is told for the first time how far a task is."""
 _GRACE = 10.0
 """Seconds that a task has to end by itself."""
 _LONGEST_PAUSE = 30.0
@@ -51,6 +53,8 @@ class Stager:
 
     async def run(self) -> None:
         """Ask and work. When this is cancelled, so is what goes on; what has come by then stays for the next time."""
+        for store in self._stores:
+            _log.info("serving_refdata", site=store.site, directory=str(store.root))
         async with asyncio.TaskGroup() as group:
             for store in self._stores:
                 group.create_task(self._serve(store), name=f"stager-{store.site}")
@@ -107,7 +111,10 @@ class Stager:
             await self._follow(process, store.site, refdata_id, directory, told, report_interval)
             ending = await asyncio.to_thread(_ending, directory, process.returncode)
             await self._tell(store.site, refdata_id, {**told, **ending})
-            log.info("task_over", exit_code=process.returncode)
+            if "error" in ending:
+                log.warning("task_failed", error=ending["error"], admin_error=ending.get("admin_error"))
+            else:
+                log.info("task_over")
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         except OSError as e:
             log.warning("task_not_begun", error=str(e))
@@ -137,9 +144,11 @@ class Stager:
         """Wait for the end of the process, and tell how far it is meanwhile. It is ended where nobody wants it."""
         wanted = True
         ended = asyncio.create_task(process.wait())
+        pause = min(_FIRST_SIGN, interval)
         try:
             while not ended.done():
-                await asyncio.wait([ended], timeout=interval)
+                await asyncio.wait([ended], timeout=pause)
+                pause = interval
                 if ended.done() or not wanted:
                     continue
                 progress = await asyncio.to_thread(_read, directory / "progress.json")

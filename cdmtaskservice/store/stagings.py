@@ -116,7 +116,7 @@ class StagingStore(LookStore[StagingRecord]):
 
     async def note_progress(self, staging: StagingRecord, progress: StagingProgress) -> None:
         """How far a transfer has come."""
-        told = progress.after(staging.progress)
+        told = progress.after(staging.progress, staging.transitions[-1].time)
         await self.set_fields(
             staging.id,
             {

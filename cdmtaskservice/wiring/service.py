@@ -179,15 +179,22 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             new_id,
             lambda staging: staging_hints.look(staging, full=True),
         )
-        desk = RefdataDesk(
-            refdata_store,
-            stagings,
-            staging_step,
-            sites.refdata_served,
-            utc_now,
-            lambda staging: staging_hints.look(staging, full=True),
-            report_interval=settings.refdata.report_interval.total_seconds(),
-        )
+        # Nobody else may bring data to where this service does: it would lie somewhere else.
+        own_desk, desk = [
+            RefdataDesk(
+                refdata_store,
+                stagings,
+                staging_step,
+                served,
+                utc_now,
+                lambda staging: staging_hints.look(staging, full=True),
+                report_interval=settings.refdata.report_interval.total_seconds(),
+            )
+            for served in (
+                sites.refdata_stores.keys(),
+                [s for s in sites.refdata_served if s not in sites.refdata_stores],
+            )
+        ]
         images = Images(ImageStore(database), crane, refdata, utc_now)
         owned = Jobs(jobs, containers, files, s3, utc_now, new_id, lambda job_id: hints.look(job_id, full=True))
         services = Services(
@@ -269,7 +276,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             interval=settings.jaws.clean_interval.total_seconds(),
         )
         keeper = RefdataKeeper(refdata_store, stagings, utc_now, lambda staging: staging_hints.look(staging, full=True))
-        stager = own_stager(settings, sites.refdata_stores, desk)
+        stager = own_stager(settings, sites.refdata_stores, own_desk)
         for task in (directory.watch(), cleaner.run(), jaws_cleaner.run(), keeper.run(), stager.run()):
             stack.push_async_callback(_cancel, asyncio.create_task(task))
         patience = settings.service.shutdown_timeout.total_seconds()

@@ -69,7 +69,6 @@ async def test_lists_are_the_newest_first_and_by_file(refdata_house: RefdataHous
     [
         ("x", None, False, IllegalS3PathError, "'x'"),
         ("cts-data/../x", None, False, IllegalS3PathError, "cts-data/../x"),
-        ("cts-data/dir/", None, False, IllegalParameterError, "ends with /"),
         ("cts-data/db.fasta", None, True, IllegalParameterError, "no archive"),
         ("cts-data/none.gz", None, True, NoSuchS3PathError, "none.gz"),
         (FILE, "AAAAAAAAAAE=", True, ChecksumMismatchError, "AAAAAAAAAAA= in S3, but the request expects AAAAAAAAAAE="),

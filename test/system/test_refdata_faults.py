@@ -171,6 +171,15 @@ async def test_what_cannot_be_registered(limited: Refdata):
             assert reply.status_code == status
 
 
+async def test_nobody_else_brings_data_to_where_the_service_does(limited: Refdata):
+    body = {"claim": "somebody", "root": "/elsewhere", "room": 1}
+    reply = await limited.driver.client("refserv").post("/external_exec/refdata/local/work", json=body)
+    assert (reply.status_code, reply.json()["error"]["appcode"]) == (400, 100000)
+    for user, status in (("admin", 403), ("executor", 403), (None, 401)):
+        reply = await limited.driver.client(user).post("/external_exec/refdata/local/work", json=body)
+        assert reply.status_code == status
+
+
 # Faults on the way
 
 

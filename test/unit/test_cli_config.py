@@ -77,3 +77,18 @@ def test_render_to_where_nothing_can_be_written_is_1(tmp_path: Path) -> None:
     done = runner.invoke(app, ["config", "render", str(TEMPLATE), "-o", str(target)], env=REQUIRED)
     assert done.exit_code == 1
     assert "cannot be written: No such file" in done.stderr
+
+
+def test_check_of_a_reference_data_services_file(tmp_path: Path) -> None:
+    file = tmp_path / "refdata.toml"
+    file.write_text(
+        '[refdata_service]\nservice_url = "https://cts.example"\ntoken_file = "/etc/token"\n'
+        '[[refdata_service.stores]]\nsite = "kbase"\ndirectory = "/refdata"\n'
+    )
+    done = runner.invoke(app, ["config", "check", str(file)])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "site kbase\tdata in /refdata" in done.stdout
+    file.write_text("[refdata_service]\nservice_urls = 1\n")
+    done = runner.invoke(app, ["config", "check", str(file)])
+    assert done.exit_code == 1
+    assert "refdata_service.service_urls: is no setting. Did you mean service_url?" in done.stderr

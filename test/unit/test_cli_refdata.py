@@ -102,7 +102,7 @@ ALL = {
 ROWS = [
     ["r1", "b/db.zip", "kbase", "download_submitted", "unpacking 42.2 %", "12.3 MB/s", "1,234", "nobody came"],
     ["r1", "b/db.zip", "nersc", "complete", "", "", "1,000,000", ""],
-    ["r1", "b/db.zip", "other", "error", "", "", "", "disk full"],
+    ["r1", "b/db.zip", "other", "error", "", "", "", "no"],
     ["r2", "b/db.zip", "kbase", "removed", "", "", "", ""],
     ["r2", "b/db.zip", "nersc", "being removed", "", "", "", ""],
     ["r3", "b/db.zip", "", "", "", "", "", ""],
@@ -120,7 +120,9 @@ def test_a_row_for_each_site(server: Server, tmp_path: Path) -> None:
     assert rows(cts(server, "list", "--token-file", str(tmp_path / "token"))) == ROWS
     assert [(a.what, a.token) for a in server.asked] == [("GET /admin/refdata", "Bearer secret")]
     server.answers = [(200, ALL["data"][0])]
-    assert rows(cts(server, "show", "r1")) == ROWS[:3]
+    shown = cts(server, "show", "r1")
+    assert rows(shown) == ROWS[:3]
+    assert shown.stderr == "other: disk full\n"
     assert (server.asked[-1].what, server.asked[-1].token) == ("GET /admin/refdata/r1", None)
 
 
@@ -166,7 +168,11 @@ def test_a_file_whose_name_has_a_percent_sign_is_itself(server: Server) -> None:
 @pytest.mark.parametrize(
     ("arguments", "asked", "said"),
     [
-        (["recover", "r1", "kbase"], "PUT /admin/refdata/r1/kbase/recover?force=false", "r1 is staged at kbase anew"),
+        (
+            ["recover", "r1", "kbase"],
+            "PUT /admin/refdata/r1/kbase/recover?force=false",
+            "r1 will be staged at kbase anew",
+        ),
         (["recover", "r1", "kbase", "--force"], "PUT /admin/refdata/r1/kbase/recover?force=true", "at kbase anew"),
         (["clean", "r1", "kbase"], "DELETE /admin/refdata/r1/kbase/clean?force=false", "left at kbase"),
         (["clean", "r1", "kbase", "--force"], "DELETE /admin/refdata/r1/kbase/clean?force=true", "left at kbase"),
@@ -232,7 +238,7 @@ def test_watching_tells_what_is_new_until_it_is_over_everywhere(last: str, code:
         status("b", "created"),
         status("b", "created"),
         status("b", "download_submitted", progress=PROGRESS),
-        status("b", last, admin_error="why" if code else None),
+        status("b", last, error="why" if code else None),
     )
     done = cts(server, "watch", "r1", "--interval", "0.1")
     assert done.exit_code == code, done.output

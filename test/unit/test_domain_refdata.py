@@ -73,11 +73,11 @@ def told(seconds: float, done: int, rate: float = 0.0) -> StagingProgress:
 @pytest.mark.parametrize(
     ("before", "now", "rate"),
     [
-        (None, told(5, 100), 0.0),
+        (None, told(5, 100), 10.0),
         (told(0, 100), told(10, 200), 10.0),
         (told(0, 100, 30.0), told(10, 200), 20.0),
         (told(0, 100, 30.0), told(10, 100), 15.0),
-        (told(0, 500, 30.0), told(10, 200), 0.0),
+        (told(0, 500, 30.0), told(10, 150), 10.0),
         (told(10, 100, 30.0), told(10, 200), 30.0),
         (told(10, 100, 30.0), told(5, 200), 30.0),
     ],
@@ -86,7 +86,8 @@ def told(seconds: float, done: int, rate: float = 0.0) -> StagingProgress:
 def test_the_rate_is_measured_between_two_reports(
     before: StagingProgress | None, now: StagingProgress, rate: float
 ) -> None:
-    assert now.after(before) == dataclasses.replace(now, rate=rate)
+    begun = NOW - datetime.timedelta(seconds=5)
+    assert now.after(before, begun) == dataclasses.replace(now, rate=rate)
 
 
 @pytest.mark.parametrize(("done", "total", "percent"), [(0, 8, 0), (1, 8, 12.5), (8, 8, 100), (9, 8, 100), (0, 0, 0)])

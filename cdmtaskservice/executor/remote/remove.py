@@ -58,7 +58,9 @@ def _retire(root: str, name: str, required: bool) -> None:
     mark = os.path.join(root, f"{name}.removed")
     manifest = _right_below(root, f"{name}.jsonl", "file")
     if manifest is not None:
-        os.close(os.open(mark, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+        fd = os.open(mark, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        os.fchmod(fd, 0o644)  # whatever the umask is
+        os.close(fd)
         os.unlink(manifest)
     elif required and not os.path.lexists(mark):
         raise OSError(errno.ENOTCONN, f"{root} knows nothing of {name}: is its file system mounted?")
