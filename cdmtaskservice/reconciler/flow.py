@@ -108,9 +108,7 @@ class Flow:
 
     def held_up(self, now: datetime.datetime, pause: float, why: str, told: str) -> Flow:
         """The task could not begin, as another one is in its way; that is no failure. pause: seconds."""
-        return replace(
-            self, not_before=_later(now, pause, 0), handle="", why=why[:1000], told=told[:1000], failures=self.failures
-        )
+        return replace(self, not_before=_later(now, pause, 0), handle="", why=why[:1000], told=told[:1000])
 
     def failed(self, now: datetime.datetime, pause: float, why: str, told: str, counter: str = "") -> Flow:
         """The task has come to nothing, and is tried again after a pause. pause: seconds, the first time. counter:

@@ -57,11 +57,12 @@ class RefdataKeeper:
             assert refdata.retiring is not None
             await self._refdata.stop_retiring(refdata.id, refdata.retiring)
             _log.info("retirement_broken_off", refdata=refdata.id)
-        for refdata in await self._refdata.removing():
-            left = [s for s in await self._stagings.of([refdata.id]) if s.removed_on is None]
-            for staging in left:
-                if staging.next_look is None:
-                    await self._stagings.wake(staging.id)
-                    self._look(staging.id)
-            if not left:
-                await self._refdata.gone(refdata.id)
+        if not (removing := [r.id for r in await self._refdata.removing()]):
+            return
+        left = [s for s in await self._stagings.of(removing) if s.removed_on is None]
+        for staging in left:
+            if staging.next_look is None:
+                await self._stagings.wake(staging.id)
+                self._look(staging.id)
+        for refdata_id in set(removing) - {s.refdata_id for s in left}:
+            await self._refdata.gone(refdata_id)

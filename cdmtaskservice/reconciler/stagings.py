@@ -42,8 +42,8 @@ _ORPHANED = 600.0
 """Seconds after which a staging without its data will never have any: the registration was broken off."""
 _STUBBORN = 300.0
 """Seconds before what could not be removed is tried again."""
-_LONGEST_COPY = 86400.0 / 2
-"""Seconds after which JAWS is asked again to copy something small."""
+_COPY_PATIENCE = 43200.0
+"""Half of the seconds, as `time_limit` counts them, after which JAWS is asked again to copy something small: a day."""
 _LONGEST_EXPIRY = 7 * 86400
 """Seconds for which a presigned request can be good."""
 
@@ -218,7 +218,7 @@ class Stagings:
         return Done(staging)
 
     async def _copied(self, staging: StagingRecord, refdata: RefdataRecord, place: RefdataPlace) -> StagingRecord:
-        limit = plans.time_limit(refdata, _LONGEST_COPY)
+        limit = plans.time_limit(refdata, _COPY_PATIENCE)
         await self._tasks.expire(staging, COPY, limit, f"JAWS has not copied the data within {limit:.0f} s")
         staging, _ = await self._tasks.result(staging, place, COPY, lambda _: _made({"id": refdata.id}))
         return staging

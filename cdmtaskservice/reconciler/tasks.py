@@ -146,13 +146,6 @@ class Tasks(Generic[R, P]):
         await self.note(record, flow)
         raise Waits(max(0.0, flow.pause(self._clock())), why, told)
 
-    def delay(self, age: float) -> float:
-        """Seconds until the next look at what has gone on for so long."""
-        return min(_LONGEST_DELAY, max(self._look_delay, age / _PATIENCE))
-
-    def _worn_out(self, flow: Flow) -> bool:
-        return self.most_failures is not None and flow.failures + 1 >= self.most_failures
-
     async def expire(self, record: R, kind: str, limit: float, why: str) -> None:
         """Begin a task anew that has gone on for longer than `limit` seconds; fail where that was so too often."""
         flow = Flow.of(record)
@@ -161,6 +154,13 @@ class Tasks(Generic[R, P]):
         if self._worn_out(flow):
             raise Fails(why)
         await self.try_again(record, flow, why)
+
+    def delay(self, age: float) -> float:
+        """Seconds until the next look at what has gone on for so long."""
+        return min(_LONGEST_DELAY, max(self._look_delay, age / _PATIENCE))
+
+    def _worn_out(self, flow: Flow) -> bool:
+        return self.most_failures is not None and flow.failures + 1 >= self.most_failures
 
     def _why_it_waits(self, status: TaskStatus, flow: Flow) -> str | None:
         """What administrators are told of a task that goes on."""

@@ -28,7 +28,6 @@ _log = structlog.get_logger(__name__)
 
 _AT_ONCE = 100
 """Errands of a site that are looked at for one request."""
-_DONE, _FAILED = RefdataState.COMPLETE, RefdataState.ERROR
 
 
 class RefdataDesk:
@@ -108,15 +107,13 @@ class RefdataDesk:
                 "this tells of is not under way"
             )
         if state is RefdataState.DOWNLOAD_SUBMITTED or errand.outcome is not None:
-            if errand.outcome is not None and not known and errand.outcome["ok"] != (state is _DONE):
+            if errand.outcome is not None and not known and errand.outcome["ok"] != (state is RefdataState.COMPLETE):
                 raise InvalidRefdataStateError(f"The staging of {refdata_id} at {site} is over")
             return
         if not known and errand.kind != STAGE:
             raise InvalidRefdataStateError(f"The reference data {refdata_id} is not being staged at {site}")
         outcome = _outcome(state, update)
-        await self._stagings.end_errand(staging.id, errand.task, errand.claim, outcome)
-        if update.traceback is not None:
-            await self._stagings.set_fields(staging.id, {"traceback": update.traceback})
+        await self._stagings.end_errand(staging.id, errand.task, errand.claim, outcome, update.traceback)
         _log.info("refdata_reported", staging=staging.id, task=errand.task, state=state.value)
         self._look(staging.id)
 
@@ -143,7 +140,7 @@ class RefdataDesk:
 
 
 def _outcome(state: RefdataState, update: RefdataUpdate) -> Mapping[str, Any]:
-    if state is _DONE:
+    if state is RefdataState.COMPLETE:
         counts: Sequence[tuple[str, int | None]] = (("files", update.files), ("bytes", update.bytes))
         return {"ok": 1, **{name: count for name, count in counts if count is not None}}
     error = update.error or "the reference data service failed to stage it; an administrator can see why"

@@ -2,7 +2,7 @@
 
 Each task is a process of the remote code, `cdmtaskservice.executor.remote`, which leaves what came of it in a file.
 So nothing is lost whoever is killed: the process ends with this one, as the pipe to it closes, and what it has brought
-so far stays; this one comes back by the name that it had, gets the same tasks, and finds their results or begins again.
+so far stays; this one comes back by the name that it had, gets the same tasks, and does them with what is there.
 """
 
 from __future__ import annotations
@@ -142,25 +142,24 @@ class Stager:
         interval: float,
     ) -> None:
         """Wait for the end of the process, and tell how far it is meanwhile. It is ended where nobody wants it."""
-        wanted = True
         ended = asyncio.create_task(process.wait())
         pause = min(_FIRST_SIGN, interval)
         try:
-            while not ended.done():
+            while True:
                 await asyncio.wait([ended], timeout=pause)
                 pause = interval
-                if ended.done() or not wanted:
-                    continue
+                if ended.done():
+                    return
                 progress = await asyncio.to_thread(_read, directory / "progress.json")
                 with suppress(DeskUnreachableError, DeskRefusedError):
-                    wanted = not await self._desk.progress(
+                    if await self._desk.progress(
                         refdata_id, site, {**told, **({"progress": progress} if progress else {})}
-                    )
-                if not wanted:
-                    _close(process)
+                    ):
+                        return
         finally:
             if not ended.done():
-                _close(process)
+                if process.stdin is not None:
+                    process.stdin.close()  # which tells a task to end
                 done, _ = await asyncio.wait([ended], timeout=_GRACE)
                 if not done:
                     process.kill()
@@ -182,12 +181,6 @@ class Stager:
                 return
             else:
                 return
-
-
-def _close(process: asyncio.subprocess.Process) -> None:
-    """The end of its standard input tells a task to end."""
-    if process.stdin is not None:
-        process.stdin.close()
 
 
 def _ending(directory: Path, exit_code: int | None) -> Mapping[str, Any]:

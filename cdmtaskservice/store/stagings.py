@@ -168,11 +168,14 @@ class StagingStore(LookStore[StagingRecord]):
         )
         return _decode(document) if document else None
 
-    async def end_errand(self, staging_id: str, task: str, claim: str | None, outcome: Mapping[str, Any]) -> bool:
+    async def end_errand(
+        self, staging_id: str, task: str, claim: str | None, outcome: Mapping[str, Any], traceback: str | None = None
+    ) -> bool:
         """An errand is over. False where that claim does not have it, or it was over. claim: None for nobody's."""
+        more = {} if traceback is None else {"traceback": traceback}
         return await self._change(
             {"_id": staging_id, "errand.task": task, "errand.claim": claim, "errand.open": 1},
-            {"errand.outcome": dict(outcome)},
+            {"errand.outcome": dict(outcome), **more},
             ("errand.open",),
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,29 +59,26 @@ class DirectDesk:
 
     async def work(self, site: str, claim: str, root: str, room: int) -> Mapping[str, Any]:
         """See `Desk`."""
-        with _Told():
+        with _told_as_by_a_desk():
             return await self._desk.work(site, RefdataWorkRequest(claim=claim, root=root, room=room))
 
     async def progress(self, refdata_id: str, site: str, told: Mapping[str, Any]) -> bool:
         """See `Desk`."""
-        with _Told():
+        with _told_as_by_a_desk():
             answer = await self._desk.progress(refdata_id, site, RefdataProgress.model_validate(told))
             return bool(answer["stop"])
 
     async def update(self, refdata_id: str, site: str, state: str, told: Mapping[str, Any]) -> None:
         """See `Desk`."""
-        with _Told():
+        with _told_as_by_a_desk():
             await self._desk.update(refdata_id, site, RefdataState(state), RefdataUpdate.model_validate(told))
 
 
-class _Told:
-    """Makes of what the service raises what a desk does."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, DependencyUnavailableError):
-            raise DeskUnreachableError(error.message) from error
-        if isinstance(error, CTSError | ValueError):
-            raise DeskRefusedError(str(error)) from error
+@contextmanager
+def _told_as_by_a_desk() -> Iterator[None]:
+    try:
+        yield
+    except DependencyUnavailableError as e:
+        raise DeskUnreachableError(e.message) from e
+    except (CTSError, ValueError) as e:
+        raise DeskRefusedError(str(e)) from e

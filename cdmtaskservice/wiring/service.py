@@ -10,6 +10,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 import structlog
@@ -105,6 +106,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         )
 
         hints, staging_hints = _Hints(), _Hints()
+        look_at_staging = partial(staging_hints.look, full=True)
         worker_files = WorkerFiles()
         sites = site_parts(settings, worker_files, s3, lambda job_id: hints.look(job_id, full=True))
         lease = settings.reconciler.lease.total_seconds()
@@ -177,7 +179,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             sites.keeping_refdata,
             utc_now,
             new_id,
-            lambda staging: staging_hints.look(staging, full=True),
+            look_at_staging,
         )
         # Nobody else may bring data to where this service does: it would lie somewhere else.
         own_desk, desk = [
@@ -187,7 +189,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                 staging_step,
                 served,
                 utc_now,
-                lambda staging: staging_hints.look(staging, full=True),
+                look_at_staging,
                 report_interval=settings.refdata.report_interval.total_seconds(),
             )
             for served in (
@@ -248,7 +250,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             ),
             callbacks=Callbacks(
                 lambda job_id: hints.look(job_id, full=True),
-                lambda staging: staging_hints.look(staging, full=True),
+                look_at_staging,
             ),
             nersc_client=NerscClient(sites.nersc_client, utc_now),
             worker_files=worker_files,
@@ -275,7 +277,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             keep_jobs=settings.jaws.keep_jobs.total_seconds(),
             interval=settings.jaws.clean_interval.total_seconds(),
         )
-        keeper = RefdataKeeper(refdata_store, stagings, utc_now, lambda staging: staging_hints.look(staging, full=True))
+        keeper = RefdataKeeper(refdata_store, stagings, utc_now, look_at_staging)
         stager = own_stager(settings, sites.refdata_stores, own_desk)
         for task in (directory.watch(), cleaner.run(), jaws_cleaner.run(), keeper.run(), stager.run()):
             stack.push_async_callback(_cancel, asyncio.create_task(task))

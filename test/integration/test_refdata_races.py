@@ -116,6 +116,22 @@ async def test_cleaning_that_is_asked_for_while_a_look_ends_is_done(quick_refdat
     assert [kind for _, kind in house.nersc.begun] == [REMOVE]
 
 
+async def test_of_two_ends_that_are_told_in_one_instant_the_second_leaves_nothing(refdata_house: RefdataHouse) -> None:
+    house = refdata_house
+    refdata_id = await house.registered("here")
+    async with house.reconciling():
+        order = await house.until_work()
+
+    async def complete() -> None:
+        await house.report(order, files=1, bytes=2)
+
+    before_call(house.stagings, "end_errand", complete)
+    await house.report(order, S.ERROR, error="no", traceback="Traceback …")
+    staging = await house.at(refdata_id, "here")
+    assert staging.errand is not None
+    assert (staging.errand.outcome, staging.traceback) == ({"ok": 1, "files": 1, "bytes": 2}, None)
+
+
 async def test_of_two_that_move_a_staging_one_does(refdata_house: RefdataHouse) -> None:
     house = refdata_house
     refdata_id = await house.registered("nersc")

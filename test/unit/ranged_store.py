@@ -4,7 +4,9 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from test.unit.remote_tasks import answering
 
 Answer = tuple[int, dict[str, str], bytes]
 """Status, headers, body. A Content-Length that is larger than the body breaks the transfer off."""
@@ -99,16 +101,5 @@ def serving_ranges(store: RangedStore) -> Iterator[RangedStore]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a task that was ended hangs up
-    store.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with answering(Handler, store.released) as store.url:
         yield store
-    finally:
-        store.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -123,16 +123,22 @@ def serving(store: Store) -> Iterator[Store]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with answering(Handler, store.released) as store.url:
+        yield store
+
+
+@contextmanager
+def answering(handler: type[BaseHTTPRequestHandler], released: threading.Event) -> Iterator[str]:
+    """The URL of a server. released: set at the end, for answers that wait for it."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a task that was ended hangs up
-    store.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield store
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
-        store.released.set()
+        released.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -312,8 +312,7 @@ async def test_what_is_not_wanted_any_more_is_ended_and_that_is_told(yard: Yard)
         told = await yard.until_told()
         assert (told["error"], told["again"]) == ("It was stopped", "later")
         assert not alive(yard.runs()[0][0])
-    assert len(yard.desk.beats) == 1
-    assert len(yard.runs()) == 1
+    assert (len(yard.desk.beats), len(yard.runs())) == (1, 1)
 
 
 async def test_no_more_is_done_at_once_than_there_is_room_for(yard: Yard) -> None:
@@ -413,16 +412,18 @@ async def test_a_task_ends_with_the_service_and_nothing_is_told(yard: Yard) -> N
     assert len(claims) == 1
 
 
-async def test_a_task_that_does_not_end_is_killed(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stop", [False, True])
+async def test_a_task_that_does_not_end_is_killed(yard: Yard, monkeypatch: pytest.MonkeyPatch, stop: bool) -> None:
     monkeypatch.setattr(stager_module, "_GRACE", 0.1)
     yard.order(do="hang")
+    yard.desk.stop = stop
     async with yard.serving():
         pid = await yard.until_runs()
+        assert not stop or (await yard.until_told())["crashed"]
     assert not alive(pid)
 
 
 async def test_a_result_of_the_service_before_is_not_taken_over(yard: Yard) -> None:
-    """That of a process which did not know that its service is gone may be about to come, in its own directory."""
     yard.desk.away = {"update"}
     yard.order()
     async with yard.serving():
