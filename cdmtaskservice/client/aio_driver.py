@@ -133,7 +133,7 @@ class _Stream:
             finally:
                 await self.close()
         # What a store has encoded is the file itself, and its checksum is of these bytes.
-        self._chunks = response.aiter_bytes() if request.url is None else response.aiter_raw(request.chunk)
+        self._chunks = response.aiter_bytes() if request.url is None else response.aiter_raw()
         return reply_of(response)
 
     async def read(self) -> bytes | None:

@@ -153,7 +153,7 @@ class _Stream:
             finally:
                 self.close()
         # What a store has encoded is the file itself, and its checksum is of these bytes.
-        self._chunks = response.iter_bytes() if request.url is None else response.iter_raw(request.chunk)
+        self._chunks = response.iter_bytes() if request.url is None else response.iter_raw()
         return reply_of(response)
 
     def read(self) -> bytes | None:

@@ -27,7 +27,6 @@ from cdmtaskservice.client.requests import Reply, Request
 
 AT_ONCE = 8
 """Files that are fetched at a time."""
-CHUNK = 1 << 20
 _RENEWALS = 3
 """Fresh URLs in a row that a store may refuse."""
 _EXPIRED = frozenset({400, 401, 403})
@@ -245,7 +244,7 @@ def _object(url: str, start: int) -> Request:
     headers = {"accept-encoding": "identity"}
     if start:
         headers["range"] = f"bytes={start}-"
-    return Request("GET", headers=headers, url=url, chunk=CHUNK)
+    return Request("GET", headers=headers, url=url)
 
 
 def _check(target: Target, reply: Reply) -> None:

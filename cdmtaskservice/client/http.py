@@ -20,9 +20,6 @@ from cdmtaskservice.client.effects import NetworkFault
 from cdmtaskservice.client.profile import Profile
 from cdmtaskservice.client.requests import Reply, Request
 
-CHUNK = 1 << 20
-"""Bytes of a file that are read at a time."""
-
 _CONNECT_TIMEOUT = 15.0
 
 

@@ -21,7 +21,7 @@ class Request:
     """A request to the service or, with `url`, to the store that a presigned URL leads to.
 
     repeatable: whether it may be sent again though it may have arrived. read_timeout: seconds without a byte, None for
-    the client's own. chunk: bytes that are read at once, None for what comes.
+    the client's own.
     """
 
     method: str
@@ -32,7 +32,6 @@ class Request:
     repeatable: bool = True
     url: str | None = field(default=None, repr=False)
     read_timeout: float | None = None
-    chunk: int | None = None
 
 
 @dataclass(frozen=True)

@@ -187,8 +187,8 @@ class Wait:
             self.state = state
             self._polls = 0
             self.bar.name(state)
-        if state in TERMINAL_STATES:
-            self.bar.note(None)
+            if state in TERMINAL_STATES:
+                self.bar.note(None)
 
     def _answer(self, make: Callable[[], Flow[T]]) -> Flow[T]:
         """What comes of the flow once the service answers."""
