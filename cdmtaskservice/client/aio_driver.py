@@ -133,7 +133,8 @@ class _Stream:
             finally:
                 await self.close()
         # What a store has encoded is the file itself, and its checksum is of these bytes.
-        self._chunks = response.aiter_bytes() if request.url is None else response.aiter_raw()
+        raw = request.url is not None and not response.is_stream_consumed
+        self._chunks = response.aiter_raw() if raw else response.aiter_bytes()
         return reply_of(response)
 
     async def read(self) -> bytes | None:

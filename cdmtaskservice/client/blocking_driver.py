@@ -153,7 +153,8 @@ class _Stream:
             finally:
                 self.close()
         # What a store has encoded is the file itself, and its checksum is of these bytes.
-        self._chunks = response.iter_bytes() if request.url is None else response.iter_raw()
+        raw = request.url is not None and not response.is_stream_consumed
+        self._chunks = response.iter_raw() if raw else response.iter_bytes()
         return reply_of(response)
 
     def read(self) -> bytes | None:
