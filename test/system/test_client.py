@@ -1,7 +1,11 @@
 """The Python client against the service: real jobs, both clients."""
 
 import asyncio
+import os
+import signal
+import sys
 import uuid
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -109,6 +113,29 @@ async def test_a_job_from_its_check_to_its_files(shared: Driver, cts: AsyncClien
     assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 3
     with pytest.raises(InvalidState):
         await cts.cancel(job_id)
+
+
+async def test_the_first_job_of_the_page(shared: Driver, tmp_path: Path):
+    """As docs/client.md shows it, but for the image and the places in S3."""
+    page = (Path(__file__).parents[2] / "docs/client.md").read_text(encoding="utf-8")
+    code = page.partition("```python first\n")[2].partition("```")[0]
+    files = await shared.upload({"sample1.fasta": b">a\nACGT\n", "sample2.fasta": b">b\nAC\n"})
+    real = {
+        "registry.example.org/tools/seqtool:1.0": shared.image.by_tag,
+        "cts-data/ann/reads/sample1.fasta": files[0],
+        "cts-data/ann/reads/sample2.fasta": files[1],
+        "cts-data/ann/results/run1": f"{BUCKET}/ann/out/{uuid.uuid4().hex[:8]}",
+    }
+    for shown, here in real.items():
+        assert code.count(shown) == 1
+        code = code.replace(shown, here)
+    env = {**os.environ, "CTS_URL": shared.service.url, "CTS_TOKEN": shared.service.tokens["ann"]}
+    run = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-c", code, cwd=tmp_path, env=env, stdout=PIPE, stderr=PIPE
+    )
+    out, err = await run.communicate()
+    assert (out.decode().split()[0], err) == ("complete", b"")
+    assert b"sample1.fasta" in (tmp_path / "run1/seqstats.tsv").read_bytes()
 
 
 async def test_the_client_that_blocks(shared: Driver, tmp_path: Path):
@@ -243,7 +270,7 @@ async def test_administration(shared: Driver, cts: AsyncClient, admin: AsyncClie
 
 
 async def test_a_service_that_goes_and_comes_back(own: Driver):
-    """The service is killed, its executors with it, while a job is waited for and its log followed. Both go on."""
+    """The service is killed while a job is waited for and its log followed. Both go on."""
     async with AsyncClient(own.service.url, own.service.tokens["ann"]) as cts:
         job_id = await cts.submit(asked(own, await own.upload({"a": b"x"}), "tick", "8", "0.5"))
         waiting = asyncio.create_task(cts.wait(job_id))
@@ -259,6 +286,23 @@ async def test_a_service_that_goes_and_comes_back(own: Driver):
         [container] = await cts.containers(job_id)
         assert container.attempt == max(logs)
         assert logs[container.attempt] == await cts.log(job_id)
+
+
+async def test_the_log_of_a_container_that_is_lost(own: Driver):
+    """Its executor is killed: the log of the next attempt follows, from its beginning."""
+    async with AsyncClient(own.service.url, own.service.tokens["ann"]) as cts:
+        job_id = await cts.submit(asked(own, await own.upload({"a": b"x"}), "tick", "12", "0.25"))
+        begun = asyncio.Event()
+        following = asyncio.create_task(by_attempt(cts, job_id, begun))
+        await asyncio.wait_for(begun.wait(), 60)
+        status = await own.admin(f"/admin/jobs/{job_id}/runner_status")
+        os.kill(int(status["pid"]), signal.SIGKILL)
+        logs = await asyncio.wait_for(following, 90)
+        assert (await cts.wait(job_id, timeout=60)).state == "complete"
+        whole = await cts.log(job_id)
+        assert sorted(logs) == [1, 2]
+        assert whole.startswith(logs[1])
+        assert logs[2] == whole
 
 
 async def by_attempt(cts: AsyncClient, job_id: str, begun: asyncio.Event) -> dict[int, bytes]:
