@@ -72,6 +72,9 @@ _KINDS: Mapping[str, type[Event]] = {
     "waiting": WaitingEvent,
     "end": EndEvent,
 }
+COMMENT = ":"
+"""The name under which the parser tells of a comment, by which the service shows that it lives."""
+
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _Utf8 = codecs.getincrementaldecoder("utf-8")
 _MAX_EVENT = 1 << 20
@@ -118,6 +121,8 @@ class EventParser:
             self._name, self._data = "", []
             return event
         name, _, value = line.partition(":")
+        if not name:
+            return RawEvent(COMMENT, "", self.last_id)
         value = value.removeprefix(" ")
         match name:
             case "event":

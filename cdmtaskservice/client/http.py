@@ -73,7 +73,8 @@ def client_settings() -> dict[str, Any]:
     """What both of httpx's clients are made with. Redirects are not followed: they could lead the token astray."""
     return {
         "follow_redirects": False,
-        "limits": httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=30),
+        # A program may wait for hundreds of jobs, each by a stream; with a bound, some would wait for a connection.
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30),
     }
 
 

@@ -95,6 +95,7 @@ def resolve(url: str | None, token: str | None, environment: Mapping[str, str] |
 def check_url(url: str) -> str:
     """A service's URL without the slash at its end. Raises ValueError where it cannot be one."""
     try:
+        url = url.strip()
         parts = urlsplit(url)
         port = parts.port
     except (ValueError, AttributeError, TypeError):

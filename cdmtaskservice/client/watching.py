@@ -17,6 +17,7 @@ from cdmtaskservice.client.errors import (
     WaitTimeout,
 )
 from cdmtaskservice.client.events import (
+    COMMENT,
     ContainersEvent,
     EndEvent,
     Event,
@@ -68,9 +69,14 @@ def events(
         if not reply.headers.get("content-type", "").startswith("text/event-stream"):
             raise UnexpectedReply("What answers at the service's URL does not send events")
         parser = EventParser(last_id)
+        seen.connected()
         try:
             while (chunk := (yield from read())) is not None:
                 for raw in parser.feed(chunk):
+                    if (freed := seen.freed(raw.name)) is not None:
+                        yield Emit(freed)
+                    if raw.name == COMMENT:
+                        continue
                     last_id = parser.last_id if raw.name == "state" else last_id
                     event = read_event(raw)
                     if seen.is_new(event):
@@ -93,6 +99,28 @@ class _Seen:
     number: int = -1
     counts: ContainersEvent | None = None
     waiting: str | None = None
+    _counted: bool = False
+    """Whether this connection has told of containers."""
+    _settled: bool = False
+    """Whether it is known of this connection if something holds the job up."""
+
+    def connected(self) -> None:
+        """A new connection begins."""
+        self._counted = self._settled = False
+
+    def freed(self, name: str) -> WaitingEvent | None:
+        """What is to be told before an event, or a comment, of that name: that nothing holds the job up any more.
+
+        A connection begins with states, the containers, and what holds the job up if anything does. So where something
+        else follows the containers, what an earlier connection told of is over.
+        """
+        over = self._counted and not self._settled and name != "waiting"
+        self._counted = self._counted or name == "containers"
+        self._settled = self._settled or over or name == "waiting"
+        if not over or self.waiting is None:
+            return None
+        self.waiting = None
+        return WaitingEvent(kind="waiting")
 
     def is_new(self, event: Event) -> bool:
         match event:

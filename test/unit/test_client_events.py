@@ -61,6 +61,7 @@ TEXT = (
 ).encode()
 READ = [
     RawEvent("state", '{"a": "ü"}', "3"),
+    RawEvent(":", "", "3"),
     RawEvent("message", "one\ntwo", "3"),
     RawEvent("x", "", "4"),
     RawEvent("message", " z", "4"),
@@ -124,6 +125,20 @@ def test_a_new_connection_goes_on_where_the_last_one_was(cts: Facade, desk: Desk
     found = list(cts.events(JOB))
     assert [e.kind for e in found] == ["state", "state", "containers", "waiting", "state", "end"]
     assert [r.headers.get("last-event-id") for r in desk.asked] == [None, "1", "1", "1"]
+
+
+@pytest.mark.parametrize("next_", [ALIVE, state("job_submitted", 1), counts(complete=1), END])
+def test_what_held_the_job_up_before_the_connection_broke(cts: Facade, desk: Desk, next_: bytes):
+    """The service tells at the beginning what holds the job up, and nothing where nothing does."""
+    waiting = event("waiting", {"waiting": "no room"})
+    desk.on(
+        EVENTS,
+        stream(counts(created=1), waiting, ALIVE, counts(created=2), kind=SSE),
+        stream(counts(created=2), waiting, ALIVE, kind=SSE),
+        stream(counts(created=2), next_, ALIVE, END, kind=SSE),
+    )
+    said = [e.waiting for e in cts.events(JOB) if isinstance(e, WaitingEvent)]
+    assert said == ["no room", None]
 
 
 def test_a_connection_that_is_silent_is_made_anew(cts: Facade, desk: Desk):

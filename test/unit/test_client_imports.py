@@ -90,6 +90,13 @@ def test_importing_it_is_cheap():
     assert run(code.format("c.Client, c.AsyncClient", libraries - {"asyncio", "rich"})) == "['httpx']"
 
 
+def test_connections_are_not_bounded():
+    """Else of a hundred jobs that are waited for, some would wait for the streams of others, past their timeout."""
+    from cdmtaskservice.client.http import client_settings
+
+    assert client_settings()["limits"].max_connections is None
+
+
 def test_all_that_is_named_is_there():
     import cdmtaskservice.client as client
 

@@ -73,7 +73,7 @@ def test_a_damaged_one_says_so(env: ENV, content: str):
     ("url", "token", "more", "expected"),
     [
         (None, None, {}, KNOWN),
-        ("https://cts.example.org/", None, {}, KNOWN),
+        (" https://cts.example.org/\n", None, {}, KNOWN),
         ("https://other.test", None, {}, Profile("https://other.test")),
         ("http://cts.example.org", None, {}, Profile("http://cts.example.org")),
         (None, "given", {}, Profile(KNOWN.url, "given")),
