@@ -57,7 +57,7 @@ ALIVE = b": alive\n\n"
 
 TEXT = (
     '\ufeffevent: state\nid: 3\ndata: {"a": "ü"}\n\n: alive\r\n\r\ndata:one\rdata: two\r\rid: 4\n\n'
-    "event:x\ndata\n\nretry: 5\nunknown: y\nid: a\0b\ndata:  z\n\nevent: never\n\ndata: half"
+    "event:x\r\ndata\r\n\r\nretry: 5\nunknown: y\nid: a\0b\ndata:  z\n\nevent: never\n\ndata: half"
 ).encode()
 READ = [
     RawEvent("state", '{"a": "ü"}', "3"),
@@ -74,6 +74,12 @@ def test_events_are_the_same_however_they_are_cut(cuts: list[int]):
     ends = sorted({0, *cuts, len(TEXT)})
     pieces = [TEXT[a:b] for a, b in itertools.pairwise(ends)]
     assert [e for piece in pieces for e in parser.feed(piece)] == READ
+
+
+def test_events_are_the_same_wherever_they_are_cut_in_two():
+    for cut in range(len(TEXT)):
+        parser = EventParser()
+        assert [*parser.feed(TEXT[:cut]), *parser.feed(TEXT[cut:])] == READ
 
 
 def test_an_event_that_never_ends():
