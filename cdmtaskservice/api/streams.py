@@ -27,6 +27,7 @@ _UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """For proxies that would otherwise gather an answer before they pass it on."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+_NOTHING = object()
 _SIGN_OF_LIFE = b": alive\n\n"
 
 
@@ -86,7 +87,7 @@ async def event_stream(news: AsyncGenerator[JobNews | None, None], seen: int) ->
     """
     yield b"retry: 2000\n\n"
     counts: Mapping[str, int] | None = None
-    waiting: str | None = None
+    told: str | object | None = _NOTHING
     async with aclosing(news):
         async for now in news:
             if now is None:
@@ -100,8 +101,8 @@ async def event_stream(news: AsyncGenerator[JobNews | None, None], seen: int) ->
                 counts = by_name
                 yield _event("containers", {"counts": counts})
             words = views.waiting(now.job)
-            if words != waiting:
-                waiting = words
+            if words != told:
+                told = words
                 yield _event("waiting", {"waiting": words})
             if now.job.state.is_terminal:
                 yield _event("end", {"state": now.job.state.value})

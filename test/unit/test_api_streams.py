@@ -108,13 +108,18 @@ async def test_what_happens_to_a_job(services: FakeServices, client: Client) -> 
         "time": services.jobs.job.transitions[0].time.isoformat().replace("+00:00", "Z"),
     }
     rest = [(name, data) for name, _, data in seen if name != "state"]
-    assert rest[:3] == [("", "retry: 2000"), ("containers", {"counts": {"created": 2}}), ("", ": alive")]
-    assert rest[3] == ("containers", {"counts": {"job_submitted": 2}})
-    name, told = rest[4]
+    assert rest[:4] == [
+        ("", "retry: 2000"),
+        ("containers", {"counts": {"created": 2}}),
+        ("waiting", {"waiting": None}),
+        ("", ": alive"),
+    ]
+    assert rest[4] == ("containers", {"counts": {"job_submitted": 2}})
+    name, told = rest[5]
     assert name == "waiting"
     assert "goes on by itself" in told["waiting"]
     assert "host x" not in told["waiting"]
-    assert rest[5:] == [
+    assert rest[6:] == [
         ("waiting", {"waiting": None}),
         ("containers", {"counts": {"complete": 2}}),
         ("end", {"state": "complete"}),
