@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from cdmtaskservice.cli import config, refdata, site, token
+from cdmtaskservice.cli import config, refdata, s3, site, token
 from cdmtaskservice.cli.terminal import fail
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")
 app.add_typer(site.app, name="site")
 app.add_typer(refdata.app, name="refdata")
+app.add_typer(s3.app, name="s3")
 
 
 @app.command()

@@ -61,18 +61,26 @@ class RefusedError(Exception):
         self.code = code
 
 
-def judged(path: str, status: int, code: str = "") -> Exception:
-    """The error for an answer that is no yes, asked about `path`.
+class CredentialsRefusedError(DependencyUnavailableError):
+    """The store does not know who asks, whatever the path. code: S3's error code."""
 
-    A RefusedError; a TransientFaultError where the store cannot answer now; a DependencyUnavailableError where it does
-    not accept the service's credentials.
-    """
-    if code in _CREDENTIAL_CODES:
-        _log.error("s3_credentials_refused", code=code)
-        return DependencyUnavailableError(
+    def __init__(self, code: str) -> None:
+        super().__init__(
             f"The S3 store does not accept the service's own credentials ({code}): an administrator must check "
             "its access key, secret key, region and clock"
         )
+        self.code = code
+
+
+def judged(path: str, status: int, code: str = "") -> Exception:
+    """The error for an answer that is no yes, asked about `path`.
+
+    A RefusedError; a TransientFaultError where the store cannot answer now; a CredentialsRefusedError where it does not
+    accept the service's credentials.
+    """
+    if code in _CREDENTIAL_CODES:
+        _log.error("s3_credentials_refused", code=code)
+        return CredentialsRefusedError(code)
     if code in _TRANSIENT_CODES or (status in _TRANSIENT_STATUS and code not in _FINAL_CODES):
         return TransientFaultError(f"status {status} {code}".rstrip())
     return RefusedError(path, status, code)

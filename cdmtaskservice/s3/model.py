@@ -19,6 +19,7 @@ class S3Config:
     concurrency: requests in flight at once for one call that needs many.
     connect_timeout, read_timeout: seconds for a connection to stand, and between two arrivals of bytes.
     insecure_tls: accept any certificate.
+    session_token: of keys that are lent for a while. Presigned requests cannot be made with such keys.
     """
 
     endpoint: str
@@ -30,6 +31,7 @@ class S3Config:
     connect_timeout: float = 2.0
     read_timeout: float = 4.0
     insecure_tls: bool = False
+    session_token: SecretStr | None = None
 
 
 @dataclass(frozen=True, slots=True)

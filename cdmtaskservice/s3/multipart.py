@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 
@@ -28,11 +29,17 @@ _COMPLETE_DEADLINE = 60.0
 _log = structlog.get_logger(__name__)
 
 
-async def begin(store: Store, path: str) -> str:
-    """Starts an upload to `path` and returns its ID."""
+async def begin(store: Store, path: str, **kept: Any) -> str:
+    """Starts an upload to `path` and returns its ID. kept: what else the object shall have, as botocore names it."""
     # FULL_OBJECT: the checksum of the whole is that of its bytes, however they were cut.
     answer = await ask(
-        store, "write", "create_multipart_upload", path, ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT"
+        store,
+        "write",
+        "create_multipart_upload",
+        path,
+        ChecksumAlgorithm="CRC64NVME",
+        ChecksumType="FULL_OBJECT",
+        **kept,
     )
     if "UploadId" not in answer:
         raise DependencyUnavailableError(f"The S3 store started an upload to {path!r} but gave no ID for it")
@@ -57,9 +64,7 @@ async def complete(
     crc64nvme: str,
 ) -> None:
     """Joins the parts into the object, unless that has been done before."""
-    parts = [{"PartNumber": number, "ETag": '"' + etag.strip('"') + '"'} for number, etag in enumerate(etags, 1)]
-    if part_checksums:
-        parts = [part | {"ChecksumCRC64NVME": crc} for part, crc in zip(parts, part_checksums, strict=True)]
+    parts = named(etags, part_checksums)
     try:
         answer = await store.call(
             "complete_multipart_upload",
@@ -78,6 +83,16 @@ async def complete(
         if answer.get("ChecksumCRC64NVME") != crc64nvme:
             # Not every store compares the checksum that it is given, or repeats it: the object itself tells.
             verify(await heads.head(path), crc64nvme)
+
+
+def named(etags: Sequence[str], part_checksums: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The parts, in order, as botocore wants them named when they are joined."""
+    parts: list[dict[str, Any]] = [
+        {"PartNumber": number, "ETag": '"' + etag.strip('"') + '"'} for number, etag in enumerate(etags, 1)
+    ]
+    if part_checksums:
+        parts = [part | {"ChecksumCRC64NVME": crc} for part, crc in zip(parts, part_checksums, strict=True)]
+    return parts
 
 
 async def abort(store: Store, path: str, upload_id: str) -> None:

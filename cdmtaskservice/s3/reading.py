@@ -12,14 +12,21 @@ from cdmtaskservice.s3.store import WIRE_FAULTS, Store
 _CHUNK = 1 << 18
 
 
-async def read_object(store: Store, path: str, offset: int, length: int | None) -> AsyncGenerator[bytes, None]:
+class ReplacedError(DependencyUnavailableError):
+    """The object is another one than it was."""
+
+
+async def read_object(
+    store: Store, path: str, offset: int, length: int | None, etag: str | None = None
+) -> AsyncGenerator[bytes, None]:
     """The bytes of `path` from `offset` on, `length` of them at most, in chunks of at most 256 KiB.
 
-    A connection that breaks is taken up again where it broke, unless the object has been replaced in between.
+    A connection that breaks is taken up again where it broke, unless the object has been replaced in between: that is
+    a ReplacedError, as is an object that has not the `etag`, if one is given.
     """
     end = None if length is None else offset + length
     position = offset
-    condition: dict[str, str] = {}
+    condition = {"IfMatch": etag} if etag else {}
     failures = 0
     while end is None or position < end:
         part = {}
@@ -31,7 +38,7 @@ async def read_object(store: Store, path: str, offset: int, length: int | None) 
             if e.status == 416:
                 return
             if e.status == 412:
-                raise DependencyUnavailableError(f"S3 path {path!r} was replaced while it was read") from e
+                raise ReplacedError(f"S3 path {path!r} was replaced while it was read") from e
             raise await refusal(store, e, "read") from e
         async with answer["Body"] as body:
             if part and answer["ResponseMetadata"]["HTTPStatusCode"] == 200:

@@ -106,6 +106,7 @@ def _create_client(config: S3Config) -> Any:
         region_name=config.region,
         aws_access_key_id=config.access_key,
         aws_secret_access_key=config.secret_key.get_secret_value(),
+        aws_session_token=config.session_token and config.session_token.get_secret_value(),
         verify=not config.insecure_tls,
         config=AioConfig(
             http_session_cls=_HttpSession,

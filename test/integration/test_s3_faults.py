@@ -350,7 +350,7 @@ async def test_a_cancelled_proof_of_writability_is_still_cleaned_up(at: str) -> 
 
 
 async def test_a_cancelled_upload_leaves_no_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploading, "_PART_SIZE", 100_000)
+    monkeypatch.setattr(uploading, "PART_SIZE", 100_000)
     file = tmp_path / "file"
     file.write_bytes(DATA)
 
@@ -425,8 +425,8 @@ async def test_a_file_that_shrinks_on_the_way(tmp_path: Path, monkeypatch: pytes
         path.write_bytes(DATA[:1000])
         return read(path, offset, length)
 
-    read = uploading._read
-    monkeypatch.setattr(uploading, "_read", shrink_then_read)
+    read = uploading.read_part
+    monkeypatch.setattr(uploading, "read_part", shrink_then_read)
     async with fake_store(lambda _: reply(200)) as (store, client):
         await _raises_in_time(ChecksumMismatchError, client.upload_file("bucket/key", file), "changed")
         assert store.seen == []

@@ -291,7 +291,7 @@ async def test_small_file(client: S3Client, bucket: str, tmp_path: Path, size: i
 async def test_large_file_goes_in_parts(
     client: S3Client, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploading, "_PART_SIZE", 5 << 20)
+    monkeypatch.setattr(uploading, "PART_SIZE", 5 << 20)
     data = b"".join(bytes([number]) * (1 << 20) for number in range(17)) + b"rest"
     file = tmp_path / "file"
     file.write_bytes(data)

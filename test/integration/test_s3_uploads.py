@@ -253,7 +253,7 @@ async def test_a_failed_upload_leaves_no_parts(
     async def refuse(*_: object) -> None:
         raise ChecksumMismatchError("as a store that finds the whole wrong")
 
-    monkeypatch.setattr(uploading, "_PART_SIZE", 5 << 20)
+    monkeypatch.setattr(uploading, "PART_SIZE", 5 << 20)
     monkeypatch.setattr(multipart, "complete", refuse)
     file = tmp_path / "file"
     file.write_bytes(b"".join(PARTS))
