@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cdmtaskservice.cli.terminal import fail, show_table
+from cdmtaskservice.cli.terminal import fail, needs, show_table
 
 if TYPE_CHECKING:
     from cdmtaskservice.settings import RefdataServiceSettings, Settings
@@ -27,7 +27,8 @@ def check(file: SettingsPath) -> None:
 
     The environment variables KBCTS_* count as they would for the service.
     """
-    from cdmtaskservice.settings import RefdataServiceFile, SettingsError, load, load_settings
+    with needs("server", "cts config"):
+        from cdmtaskservice.settings import RefdataServiceFile, SettingsError, load, load_settings
 
     try:
         if _is_of_refdata_service(file):
@@ -53,8 +54,9 @@ def render(
 
     What is printed has its secrets masked; what is written to --output has them.
     """
-    from cdmtaskservice.settings import SettingsError, mask_secrets, read_settings_file
-    from cdmtaskservice.settings.template import to_toml
+    with needs("server", "cts config"):
+        from cdmtaskservice.settings import SettingsError, mask_secrets, read_settings_file
+        from cdmtaskservice.settings.template import to_toml
 
     try:
         read = read_settings_file(file, os.environ)

@@ -1,44 +1,66 @@
 """`cts`, the command line of the service.
 
 Only what every command needs is imported here, and commands import their own parts when they run, so that help and
-completion are there at once.
+completion are there at once. Commands for users need this package as it is; those that run a service need its extra
+`server`, and say so.
 
-Exit codes: 0 done, 1 failed or invalid, 2 wrong usage, 3 the service does not answer.
+Exit codes: see `terminal.Exit`.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cdmtaskservice.cli import config, refdata, s3, site, token
-from cdmtaskservice.cli.terminal import fail
+from cdmtaskservice.cli import account, admin, config, follow, images, jobs, refdata, s3, site, sites, submit, token
+from cdmtaskservice.cli.terminal import EXIT_CODES, fail, needs, show_json
+
+_PRETTY = sys.stdout.isatty()
+
+_EPILOG = ("\n\n" if _PRETTY else "\b\n") + ("\n\n" if _PRETTY else "\n").join(
+    ["Exit codes:", *(f"{code.value} {words}" for code, words in EXIT_CODES)]
+)
 
 app = typer.Typer(
     name="cts",
     help="The CDM Task Service: runs scientists' container jobs on remote compute.",
+    epilog=_EPILOG,
     no_args_is_help=True,
     # Tracebacks with local variables would show secrets.
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+    rich_markup_mode="rich" if _PRETTY else None,
 )
+_COMMANDS: Sequence[Callable[..., None]] = (
+    *(account.login, account.logout, account.whoami),
+    *(submit.submit, jobs.jobs, jobs.job, follow.watch, follow.logs, jobs.outputs, jobs.cancel),
+)
+for command in _COMMANDS:
+    app.command()(command)
+app.add_typer(images.app, name="images")
+app.add_typer(sites.app, name="sites")
+app.add_typer(refdata.app, name="refdata")
+app.add_typer(s3.app, name="s3")
+app.add_typer(admin.app, name="admin")
 app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")
 app.add_typer(site.app, name="site")
-app.add_typer(refdata.app, name="refdata")
-app.add_typer(s3.app, name="s3")
 
 
 @app.command()
-def version() -> None:
+def version(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
     """Print the version."""
     from importlib.metadata import version as version_of
 
-    typer.echo(version_of("cdmtaskservice"))
+    found = version_of("cdmtaskservice")
+    if as_json:
+        show_json({"version": found})
+    else:
+        typer.echo(found)
 
 
 @app.command()
@@ -49,8 +71,9 @@ def serve(
     ],
 ) -> None:
     """Run the service until it is told to stop."""
-    from cdmtaskservice.cli.serve import serve as run
-    from cdmtaskservice.settings import SettingsError
+    with needs("server", "cts serve"):
+        from cdmtaskservice.cli.serve import serve as run
+        from cdmtaskservice.settings import SettingsError
 
     try:
         run(config_file)
@@ -81,6 +104,7 @@ def demo(
     ] = DemoSite.LOCAL,
 ) -> None:
     """Start the service with all its parts on this machine, and run a job."""
-    from cdmtaskservice.cli.demo import run
+    with needs("server", "cts demo"):
+        from cdmtaskservice.cli.demo import run
 
     run(keep=keep, directory=directory, site=demo_site.value)

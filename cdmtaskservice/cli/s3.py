@@ -34,7 +34,7 @@ def _group() -> None:
 def checksum(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="BUCKET/KEY, or BUCKET/PREFIX/ for all below it; s3:// may precede."),
+        typer.Argument(metavar="PATH", help="BUCKET/KEY, or BUCKET/PREFIX/ for all below it; s3:// may precede."),
     ],
     add: Annotated[
         bool, typer.Option("--add", help="Give those that lack one a checksum, by sending them again.")

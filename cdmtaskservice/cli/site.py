@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cdmtaskservice.cli.terminal import fail
+from cdmtaskservice.cli.terminal import fail, needs
 
 if TYPE_CHECKING:
     from cdmtaskservice.settings import Settings
@@ -38,7 +38,8 @@ def check(
 
     A tiny job is run on a worker of a pool. Exit code 1 where something is wrong.
     """
-    from cdmtaskservice.settings import SettingsError, load_settings
+    with needs("server", "cts site"):
+        from cdmtaskservice.settings import SettingsError, load_settings
 
     try:
         settings = load_settings(config_file, os.environ)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cdmtaskservice.cli.terminal import fail, show_table
+from cdmtaskservice.cli.terminal import fail, needs, show_table
 
 app = typer.Typer(help="Tokens of local users, for services whose auth.kind is local.", no_args_is_help=True)
 
@@ -26,7 +26,8 @@ def create(
     ] = None,
 ) -> None:
     """Make a token and print it. It cannot be shown again."""
-    from cdmtaskservice.auth.token_file import TokenFileError, create_token
+    with needs("server", "cts token"):
+        from cdmtaskservice.auth.token_file import TokenFileError, create_token
 
     try:
         token = create_token(file, name, user, roles or [])
@@ -39,7 +40,8 @@ def create(
 @app.command("list")
 def list_all(file: TokenFile) -> None:
     """List the tokens, not what they are: name, user, roles and when each was made."""
-    from cdmtaskservice.auth.token_file import TokenFileError, list_tokens
+    with needs("server", "cts token"):
+        from cdmtaskservice.auth.token_file import TokenFileError, list_tokens
 
     try:
         tokens = list_tokens(file)
@@ -54,7 +56,8 @@ def list_all(file: TokenFile) -> None:
 @app.command()
 def revoke(name: TokenName, file: TokenFile) -> None:
     """Make a token worthless, from the service's next request on."""
-    from cdmtaskservice.auth.token_file import TokenFileError, revoke_token
+    with needs("server", "cts token"):
+        from cdmtaskservice.auth.token_file import TokenFileError, revoke_token
 
     try:
         revoke_token(file, name)
