@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from json.decoder import JSONObject  # type: ignore[attr-defined]
 from json.scanner import py_make_scanner  # type: ignore[attr-defined]
@@ -26,6 +26,7 @@ _TRUTHS = frozenset({"declobber"})
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+([eE][-+]?[0-9]+)?")
+_CLOCK = re.compile(r"\d+(:\d+)+(\.\d+)?")
 _NOTHING = frozenset({"", "~", "null"})
 
 _MOST_VALUES = 500_000
@@ -48,7 +49,22 @@ class JobFile:
     """A job as it was read. lines: by place the line of the file, from 1; it may lack places."""
 
     job: dict[str, Any]
-    lines: Mapping[Place, int] = field(default_factory=dict)
+    lines: dict[Place, int] = field(default_factory=dict)
+
+    def set(self, name: str, text: str) -> None:
+        """What `name: text` in the file would be, `name` being a field at its top; in the place of what was there."""
+        self.job[name] = _scalar((name,), text, quoted=False)
+        self.lines.pop((name,), None)
+
+    def refuse_guesses(self) -> None:
+        """Raises JobFileError for a value that would be taken for something else than what most people mean by it."""
+        runtime = self.job.get("runtime")
+        if isinstance(runtime, str) and _CLOCK.fullmatch(runtime.strip()):
+            line = self.line(["runtime"])
+            raise JobFileError(
+                f"{f'line {line}: ' if line else ''}runtime: {runtime!r} could be minutes or hours: write seconds, or "
+                "such as PT10M, PT2H"
+            )
 
     def line(self, place: Sequence[str | int]) -> int | None:
         """The line of a value, or of the innermost one around it whose line is known."""
@@ -69,11 +85,6 @@ def read_job(data: bytes, name: str) -> JobFile:
     if name.endswith(".json") or (not name.endswith((".yaml", ".yml")) and re.match(r'\s*\{\s*["}]', text)):
         return _read_json(text)
     return _read_yaml(text)
-
-
-def read_value(name: str, text: str) -> object:
-    """What `name: text` in a job file would be, `name` being a field at its top."""
-    return _scalar((name,), text, quoted=False)
 
 
 def _decoded(data: bytes) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cdmtaskservice.cli.terminal import Exit, say, show_table
+from cdmtaskservice.cli.terminal import Exit, gap, say, show_table
 from cdmtaskservice.cli.wording import duration_shown, size_shown, time_shown
 
 if TYPE_CHECKING:
@@ -43,9 +43,11 @@ def job_row(job: JobPreview) -> tuple[str, ...]:
 def show_job(job: Job, containers: Sequence[Container] | None, more: Fields, now: datetime.datetime) -> None:
     """All about a job, for people. containers: None where the service does not tell. more: further fields."""
     show_fields(_fields(job, containers) + more)
+    gap()
     show_table(("step", "state", "since", "for"), timeline(job, now))
     failed = [c for c in containers or () if c.error or c.exit_code]
     if failed:
+        gap()
         show_containers(failed[:_MOST_FAILED])
         if len(failed) > _MOST_FAILED:
             say(f"{len(failed) - _MOST_FAILED} more have failed; --containers shows all")

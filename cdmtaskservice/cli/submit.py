@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cdmtaskservice.cli.follow import Timeout, end, tell_person
-from cdmtaskservice.cli.job_file import NUMBERS, JobFile, JobFileError, read_job, read_value
+from cdmtaskservice.cli.job_file import NUMBERS, JobFile, JobFileError, read_job
 from cdmtaskservice.cli.service import AsJson, TokenFile, Url, told, who_and_where
 from cdmtaskservice.cli.terminal import Exit, fail, say, show_json
 
@@ -95,9 +95,7 @@ def submit(
         fail("--timeout needs --wait", Exit.USAGE)
     if file == "-" and str(token_file) == "-":
         fail("Only one of the job and the token can come from standard input", Exit.USAGE)
-    job = _read(file)
-    for setting in settings or []:
-        _set(job, setting)
+    job = _read(file, settings or [])
     profile = who_and_where(url, token_file)
     if dry_run:
         _check(profile, job, as_json=as_json)
@@ -116,12 +114,19 @@ def submit(
     end(profile, job_id, timeout, tell_person, bar=sys.stderr.isatty(), as_json=as_json)
 
 
-def _read(file: str) -> JobFile:
+def _read(file: str, settings: list[str]) -> JobFile:
     try:
         data = sys.stdin.buffer.read() if file == "-" else _content(file)
-        return read_job(data, file)
+        job = read_job(data, file)
+        for setting in settings:
+            name, equals, value = setting.partition("=")
+            if not equals or name not in SETTABLE:
+                fail(f"--set {setting}: write FIELD=VALUE, with one of {', '.join(sorted(SETTABLE))}", Exit.USAGE)
+            job.set(name, value)
+        job.refuse_guesses()
     except JobFileError as exc:
         fail(f"{'standard input' if file == '-' else file}: {exc}")
+    return job
 
 
 def _content(file: str) -> bytes:
@@ -130,13 +135,6 @@ def _content(file: str) -> bytes:
             return stream.read()
     except OSError as exc:
         fail(f"{file} cannot be read: {exc.strerror or exc}")
-
-
-def _set(job: JobFile, setting: str) -> None:
-    name, equals, value = setting.partition("=")
-    if not equals or name not in SETTABLE:
-        fail(f"--set {setting}: write FIELD=VALUE, with one of {', '.join(sorted(SETTABLE))}", Exit.USAGE)
-    job.job[name] = read_value(name, value)
 
 
 def _check(profile: Profile, job: JobFile, *, as_json: bool) -> None:

@@ -54,7 +54,10 @@ _UNDER_WAY = "cyan"
 _EXTRAS = {"server": "the server", "s3": "an S3 client"}
 
 _ID_WIDTH = 36
-"""IDs are copied, so they are never cut."""
+"""Characters of an ID. What is no longer is never parted, so that it can be copied."""
+
+_GAP = 2
+"""Characters between columns."""
 
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that turn the direction of what follows, and so make a line look like another one."""
@@ -97,19 +100,33 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table()
-    for heading in headings:
-        whole = heading == "id"
-        table.add_column(heading, overflow="fold", no_wrap=whole, min_width=_ID_WIDTH if whole and rows else None)
-    for row in rows:
-        # As Text, for a cell's own [brackets] are no markup.
-        table.add_row(
-            *(
-                Text(harmless(cell), colour(cell) if heading == "state" else "")
-                for heading, cell in zip(headings, row, strict=True)
-            )
-        )
-    Console().print(table)
+    # As Text, for a cell's own [brackets] are no markup.
+    cells = [
+        [
+            Text(harmless(cell), colour(cell) if heading == "state" else "")
+            for heading, cell in zip(headings, row, strict=True)
+        ]
+        for row in rows
+    ]
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
+    least = 0
+    for number, heading in enumerate(headings):
+        longest = max([len(heading), *(row[number].cell_len for row in cells)])
+        width = min(longest, _ID_WIDTH)
+        table.add_column(heading, overflow="fold", min_width=width)
+        least += width + _GAP
+    for texts in cells:
+        table.add_row(*texts)
+    console = Console()
+    # In a terminal that is narrower than that the lines are too long, and nothing is lost.
+    console.width = max(console.width, least)
+    console.print(table)
+
+
+def gap() -> None:
+    """An empty line between two tables, for people."""
+    if sys.stdout.isatty():
+        typer.echo()
 
 
 def colour(state: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdmtaskservice.cli.job_file import JobFile, JobFileError, read_job, read_value
+from cdmtaskservice.cli.job_file import JobFile, JobFileError, read_job
 from cdmtaskservice.domain.jobs import JobInput
 
 GOOD = """\
@@ -100,7 +100,23 @@ def test_truths_are_what_they_are_called() -> None:
 
 
 def test_a_value_of_an_option_is_as_in_a_file() -> None:
-    assert [read_value("cpus", "4"), read_value("name", "4"), read_value("name", "no")] == [4, "4", "no"]
+    read = read_job(b"name: x\ncpus: 1\n", "j.yaml")
+    for name, text in (("cpus", "4"), ("name", "no"), ("memory", "2GB")):
+        read.set(name, text)
+    assert read.job == {"cpus": 4, "name": "no", "memory": "2GB"}
+    assert read.line(["name"]) is None
+
+
+@pytest.mark.parametrize("text", ["10:00", "1:00:00", "'00:30'", " 0:10.5"])
+def test_what_could_be_minutes_or_hours_is_refused(text: str) -> None:
+    read = read_job(f"name: 10:00\nruntime: {text}\n".encode(), "j.yaml")
+    with pytest.raises(JobFileError, match=r"line 2: runtime: .* could be minutes or hours"):
+        read.refuse_guesses()
+    read.set("runtime", "PT10M")
+    read.refuse_guesses()
+    read.set("runtime", "10:00")
+    with pytest.raises(JobFileError, match=r"^runtime: '10:00'"):
+        read.refuse_guesses()
 
 
 def test_text_over_several_lines_and_references() -> None:

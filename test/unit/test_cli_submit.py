@@ -24,7 +24,7 @@ params:
 input_files:
   - cts-data/ann/a.fa
 output_dir: cts-data/ann/out
-runtime: 10:00
+runtime: 10 min
 """
 READ = {
     "cluster": "local",
@@ -32,7 +32,7 @@ READ = {
     "params": {"args": ["stats", "-k", "31"]},
     "input_files": ["cts-data/ann/a.fa"],
     "output_dir": "cts-data/ann/out",
-    "runtime": "10:00",
+    "runtime": "10 min",
 }
 DRY = {
     "dry_run": True,
@@ -91,7 +91,12 @@ def test_fields_of_the_command_line(service: FakeService, file: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("cluster: a\ncluster: b\n", "line 2: 'cluster' is there twice"), ("", "it is empty"), ("[", "it is no YAML")],
+    [
+        ("cluster: a\ncluster: b\n", "line 2: 'cluster' is there twice"),
+        ("", "it is empty"),
+        ("[", "it is no YAML"),
+        ("cluster: a\nruntime: 10:00\n", "line 2: runtime: '10:00' could be minutes or hours"),
+    ],
 )
 def test_a_file_that_is_no_job(text: str, said: str, service: FakeService, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(text)
