@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cdmtaskservice.cli import service
 from cdmtaskservice.cli.follow import Timeout, end, tell_person
 from cdmtaskservice.cli.job_file import NUMBERS, JobFile, JobFileError, read_job
 from cdmtaskservice.cli.service import AsJson, TokenFile, Url, told, who_and_where
@@ -141,7 +142,7 @@ def _check(profile: Profile, job: JobFile, *, as_json: bool) -> None:
     from cdmtaskservice.cli.job_view import show_dry_run
     from cdmtaskservice.client import Client
 
-    with told(profile, job), Client(profile.url, profile.token) as cts:
+    with told(profile, job), Client(profile.url, profile.token, retries=service.RETRIES) as cts:
         found = cts.check(job.job)
     if as_json:
         show_json(found.raw)
