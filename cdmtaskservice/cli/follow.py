@@ -200,17 +200,21 @@ def logs(
 ) -> None:
     """Print what a container has written, byte for byte. With -f also what it writes from now on.
 
-    If a container is started again after its worker was lost, -f goes on with the next attempt, and says so.
+    If a container is started again after its worker was lost, -f goes on with the next attempt, and says so. While the
+    service is away, -f waits for it.
     """
     if follow and tail is not None:
         fail("--tail and -f exclude each other: what a running container writes has no last line", Exit.USAGE)
     stream = "stderr" if stderr else "stdout"
     with connected(url, token_file) as cts:
-        if follow:
-            chunks: Iterable[bytes] = _live(cts, job_id, container, stream, seek)
-        else:
+        if not follow:
             chunks = _stored(cts, job_id, container, stream, seek)
-        _write(chunks if tail is None else _last_lines(chunks, tail))
+            _write(chunks if tail is None else _last_lines(chunks, tail))
+            return
+        # A service that never answers is no reason to wait, and one that goes away later is.
+        cts.status(job_id)
+    with connected(url, token_file, patient=True) as cts:
+        _write(_live(cts, job_id, container, stream, seek))
 
 
 def _stored(cts: Client, job_id: str, container: int, stream: str, seek: int) -> Iterator[bytes]:

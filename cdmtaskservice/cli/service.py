@@ -37,6 +37,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document: w
 RETRIES = 2
 """How often a request is sent again: for a few seconds, since somebody waits."""
 
+_PATIENT_RETRIES = 100
+"""The same, where somebody is content to wait."""
+
 _MOST_FAULTS = 20
 """Faults of a job that are told at once."""
 
@@ -44,12 +47,15 @@ T = TypeVar("T")
 
 
 @contextmanager
-def connected(url: str | None, token_file: Path | None) -> Iterator[Client]:
-    """A client of the service. What goes wrong within ends the command, with words."""
+def connected(url: str | None, token_file: Path | None, *, patient: bool = False) -> Iterator[Client]:
+    """A client of the service. What goes wrong within ends the command, with words.
+
+    patient: it waits for a service that goes away, for a quarter of an hour.
+    """
     profile = who_and_where(url, token_file)
     from cdmtaskservice.client import Client
 
-    with told(profile), Client(profile.url, profile.token, retries=RETRIES) as cts:
+    with told(profile), Client(profile.url, profile.token, retries=_PATIENT_RETRIES if patient else RETRIES) as cts:
         yield cts
 
 

@@ -18,6 +18,9 @@ STREAM = {"Content-Type": "text/event-stream"}
 LOG = f"GET /jobs/{JOB_ID}/log/0/stdout"
 
 
+STATUS = {name: job("created")[name] for name in ("id", "user", "state", "transition_times", "admin_meta")}
+
+
 def stream(*told: tuple[str, dict[str, Any]], first: int = 0) -> bytes:
     """Events, their states numbered from `first` on."""
     text, number = "", first
@@ -202,6 +205,7 @@ def test_a_line_end_ends_a_line(service: FakeService) -> None:
 
 
 def test_a_running_log_goes_on_over_attempts(service: FakeService) -> None:
+    service.says(f"GET /jobs/{JOB_ID}/status", STATUS)
     service.says(LOG, b"of one", headers={"CTS-Log-Attempt": "1", "CTS-Log-Offset": "0"})
     service.says(LOG, b"of two\n", headers={"CTS-Log-Attempt": "2", "CTS-Log-Offset": "30"})
     running = {"containers": [container(0, "job_submitted", attempt=2)]}
@@ -212,7 +216,17 @@ def test_a_running_log_goes_on_over_attempts(service: FakeService) -> None:
     assert done.stdout.startswith("of one")
     assert "attempt 1 was lost; attempt 2 begins" in done.stderr
     assert "bytes before this are kept no more" in done.stderr
-    assert service.requests[0] == f"{LOG}?follow=true"
+    assert service.requests[1] == f"{LOG}?follow=true"
+
+
+def test_a_running_log_outlives_an_outage(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdmtaskservice.cli.service.RETRIES", 0)
+    service.says(f"GET /jobs/{JOB_ID}/status", STATUS)
+    service.refuses(LOG, 503, 0, "the database is away")
+    service.says(LOG, b"all", headers={"CTS-Log-Attempt": "1", "CTS-Log-Offset": "0"})
+    service.says(f"GET /jobs/{JOB_ID}/containers", {"containers": [container(0, "complete")]})
+    done = service.cts("logs", JOB_ID, "-f")
+    assert (done.exit_code, done.stdout) == (0, "all")
 
 
 def test_no_log_says_so(service: FakeService) -> None:

@@ -16,14 +16,15 @@ from test.unit.cli_service import JOB_ID, TOKEN, FakeService, container, job, st
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def at_a_terminal(service: FakeService, *arguments: str, **environment: str) -> tuple[int, str]:
-    """The exit code and all that is on the screen."""
+def at_a_terminal(service: FakeService, *arguments: str, typed: str = "", **environment: str) -> tuple[int, str]:
+    """The exit code and all that is on the screen. typed: lines, each for when a colon and a blank came."""
     ours, theirs = pty.openpty()
     clean = {n: v for n, v in os.environ.items() if n not in {"NO_COLOR", "FORCE_COLOR", "COLORTERM"}}
     env = {"CTS_URL": service.url, "CTS_TOKEN": TOKEN, "CTS_PROFILE_FILE": str(service.profile)}
     env |= {"TERM": "xterm-256color", "COLUMNS": "60", "LINES": "40"}
     command = [sys.executable, "-m", "cdmtaskservice.cli", *arguments]
     seen: list[bytes] = []
+    lines = [line.encode() for line in typed.splitlines(keepends=True)]
 
     def read() -> None:
         while True:
@@ -34,14 +35,26 @@ def at_a_terminal(service: FakeService, *arguments: str, **environment: str) -> 
             if not data:
                 return
             seen.append(data)
+            if lines and b"".join(seen).endswith(b": "):
+                os.write(ours, lines.pop(0))
 
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env={**clean, **env, **environment})
+    process = subprocess.Popen(
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**clean, **env, **environment},
+        start_new_session=True,  # else it could ask whoever has started the tests
+    )
     os.close(theirs)
     reader = threading.Thread(target=read)
     reader.start()
-    code = process.wait(60)
-    reader.join()
-    os.close(ours)
+    try:
+        code = process.wait(60)
+    finally:
+        process.kill()
+        reader.join()
+        os.close(ours)
     return code, b"".join(seen).decode()
 
 
@@ -99,6 +112,16 @@ def test_a_bar_is_drawn_while_somebody_waits(service: FakeService, command: list
     assert "2/2" in plain
     assert "2030-01-01 12:01:30Z  complete" in plain
     assert f"{JOB_ID} is complete, after 1 min 30 s" in plain
+
+
+def test_a_token_is_not_shown_while_it_is_typed(service: FakeService) -> None:
+    service.says("GET /whoami", {"user": "ann"})
+    code, screen = at_a_terminal(service, "login", typed=f"{service.url}\nvery-secret\n", CTS_URL="", CTS_TOKEN="")
+    assert code == 0, screen
+    assert "Your token for http://127.0.0.1" in screen
+    assert f"ann is logged in at {service.url}" in screen
+    assert "very-secret" not in screen
+    assert service.asked[0].token == "Bearer very-secret"
 
 
 def test_help_is_drawn_for_people(service: FakeService) -> None:
