@@ -149,7 +149,8 @@ def _explain(console: Console, stack: EmbeddedStack, service: EmbeddedService, i
         f"{json.dumps(job)}'\n"
         '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs/JOB_ID          # the job and its outputs\n'
         '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs/JOB_ID/log/0/stdout\n'
-        '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs                 # all of your jobs\n\n'
+        '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs                 # all of your jobs\n'
+        "  CTS_URL=$URL CTS_TOKEN=$TOKEN .venv/bin/cts jobs                  # the same; see docs/cli.md\n\n"
         "  Reference data, as an administrator (see docs/refdata.md): register a file, and follow it to the site\n"
         f"  export CTS_URL=$URL CTS_TOKEN_FILE={service.token_file('admin')}\n"
         f"  ID=$(.venv/bin/cts refdata register {BUCKET}/ann/reads/sample1.fasta); .venv/bin/cts refdata watch $ID\n\n"

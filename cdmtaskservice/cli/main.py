@@ -22,9 +22,8 @@ from cdmtaskservice.cli.terminal import EXIT_CODES, fail, needs, show_json
 
 _PRETTY = sys.stdout.isatty()
 
-_EPILOG = ("\n\n" if _PRETTY else "\b\n") + ("\n\n" if _PRETTY else "\n").join(
-    ["Exit codes:", *(f"{code.value} {words}" for code, words in EXIT_CODES)]
-)
+_CODES = [f"{code.value} {words}" for code, words in EXIT_CODES]
+_EPILOG = f"Exit codes: {' · '.join(_CODES)}" if _PRETTY else "\n".join(["\b\nExit codes:", *_CODES])
 
 app = typer.Typer(
     name="cts",
@@ -33,7 +32,8 @@ app = typer.Typer(
     no_args_is_help=True,
     # Tracebacks with local variables would show secrets.
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if _PRETTY else None,
+    # Markdown lets brackets be, and fills lines anew.
+    rich_markup_mode="markdown" if _PRETTY else None,
 )
 _COMMANDS: Sequence[Callable[..., None]] = (
     *(account.login, account.logout, account.whoami),

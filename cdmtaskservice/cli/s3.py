@@ -22,6 +22,12 @@ _AT_ONCE = 16
 _ADDED_AT_ONCE = 3
 """Files that are sent again at once; each is in a temporary file meanwhile."""
 
+_PATIENCE = 20.0
+"""Seconds for a connection to stand, and between two arrivals of bytes: the store may be far away."""
+
+_SLOWEST = 20_000
+"""Bytes per second and request that are not taken for a transfer that is stuck: many share a slow line."""
+
 _REGION = "us-east-1"
 
 
@@ -213,6 +219,9 @@ async def _store(endpoint: str | None, profile: str | None) -> AsyncIterator[Sto
             SecretStr(keys.secret_key),
             region,
             session_token=SecretStr(keys.token) if keys.token else None,
+            connect_timeout=_PATIENCE,
+            read_timeout=_PATIENCE,
+            slowest=_SLOWEST,
         )
     )
     try:

@@ -44,8 +44,6 @@ KEPT = (
 
 _FULL = re.compile(r"[A-Za-z0-9+/]{11}=")
 _MD5 = re.compile(r"[0-9a-f]{32}")
-_SLOWEST = 1_000_000
-"""Bytes per second below which a transfer counts as stuck."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ async def mend(store: Store, found: Looked) -> Looked:
 
     Raises ReplacedError where it has become another one since it was looked at; ChecksumMismatchError where what was
     read or written is not what it should be; OSError where there is no room for the temporary file; what `ask` raises.
-    In all of these cases the object is as it was.
+    Whatever is raised, the object's bytes are what they were, or somebody else's.
     """
     with tempfile.TemporaryDirectory(prefix="cts-s3-") as directory:
         file = Path(directory) / "object"
@@ -171,7 +169,7 @@ async def _put(store: Store, found: Looked, file: Path, crc: str, kept: Mapping[
         store,
         "put_object",
         found,
-        DEADLINE + found.size / _SLOWEST,
+        DEADLINE + found.size / store.slowest,
         Body=data,
         ChecksumCRC64NVME=crc,
         # Some stores keep a checksum only where its algorithm is named.
@@ -192,7 +190,7 @@ async def _put_in_parts(store: Store, found: Looked, file: Path, crc: str, kept:
             store,
             "complete_multipart_upload",
             found,
-            DEADLINE + found.size / _SLOWEST,
+            DEADLINE + found.size / store.slowest,
             UploadId=upload_id,
             ChecksumCRC64NVME=crc,
             ChecksumType="FULL_OBJECT",

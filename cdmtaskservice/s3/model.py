@@ -18,6 +18,7 @@ class S3Config:
     external_endpoint: the address put into presigned URLs, where workers reach the store by another one.
     concurrency: requests in flight at once for one call that needs many.
     connect_timeout, read_timeout: seconds for a connection to stand, and between two arrivals of bytes.
+    slowest: bytes per second below which a transfer counts as stuck.
     insecure_tls: accept any certificate.
     session_token: of keys that are lent for a while. Presigned requests cannot be made with such keys.
     """
@@ -30,6 +31,7 @@ class S3Config:
     concurrency: int = 64
     connect_timeout: float = 2.0
     read_timeout: float = 4.0
+    slowest: float = 1_000_000
     insecure_tls: bool = False
     session_token: SecretStr | None = None
 

@@ -42,6 +42,11 @@ class Store:
         self._open = AsyncExitStack()
         self._closed = False
 
+    @property
+    def slowest(self) -> float:
+        """Bytes per second below which a transfer counts as stuck."""
+        return self._config.slowest
+
     async def close(self) -> None:
         """Closes all connections. May be called twice; no call may follow."""
         self._closed = True

@@ -22,8 +22,6 @@ PART_SIZE = 8 << 20
 """Bytes: as many, times the parts that are sent at once, of a file are in memory, twice."""
 
 _PARTS_AT_ONCE = 4
-_SLOWEST = 1_000_000
-"""Bytes per second below which a transfer counts as stuck."""
 
 
 async def write(store: Store, heads: Heads, path: str, data: bytes, crc: str) -> S3Object:
@@ -80,7 +78,7 @@ async def send(store: Store, operation: str, path: str, data: bytes, crc: str, *
         "write",
         operation,
         path,
-        DEADLINE + len(data) / _SLOWEST,
+        DEADLINE + len(data) / store.slowest,
         Body=data,
         ChecksumCRC64NVME=crc,
         # Some stores keep a checksum only where its algorithm is named.

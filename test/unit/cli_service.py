@@ -113,7 +113,7 @@ def fake_service(profile: Path) -> Iterator[FakeService]:
             if status != 204:
                 self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = do_DELETE = answer
+        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 
         def log_message(self, *args: Any) -> None:
             """Say nothing."""

@@ -127,5 +127,7 @@ def test_a_token_is_not_shown_while_it_is_typed(service: FakeService) -> None:
 def test_help_is_drawn_for_people(service: FakeService) -> None:
     code, screen = at_a_terminal(service, "--help", COLUMNS="100")
     assert code == 0
-    assert "4 the job ended in error" in screen
+    assert "· 4 the job ended in error ·" in " ".join(COLOUR.sub("", screen).split())
     assert "╭" in screen
+    _, screen = at_a_terminal(service, "images", "show", "--help", COLUMNS="100")
+    assert "HOST/PATH[:TAG][@DIGEST]" in COLOUR.sub("", screen), "brackets are no markup"
