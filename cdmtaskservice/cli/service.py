@@ -141,6 +141,8 @@ def words(exc: CTSError, profile: Profile, job: JobFile | None = None) -> list[s
 
     if isinstance(exc, errors.ServiceUnreachable):
         return [f"{_line(exc.message)} ({profile.url}{_request(exc.request_id)})"]
+    if isinstance(exc, errors.WaitTimeout):
+        return [f"{_line(str(exc))}; it goes on, and `cts watch {exc.job_id}` follows it"]
     if not isinstance(exc, errors.ServiceError):
         return [_line(str(exc))]
     if isinstance(exc, errors.AuthenticationError) and profile.token is None:

@@ -149,7 +149,7 @@ def test_a_timeout_is_6(service: FakeService, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(follow, "connected_async", lambda profile: _Silent())
     done = service.cts("watch", JOB_ID, "--timeout", "0.05")
     assert done.exit_code == 6
-    assert f"Job {JOB_ID} was not over after 0.05 s: it is created" in done.stderr
+    assert f"Job {JOB_ID} was not over after 0.05 s: it is created; it goes on, and `cts watch" in done.stderr
 
 
 def test_interrupted_is_130_and_says_how_to_go_on(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
