@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cdmtaskservice.cli.s3_account import AsJson, Endpoint, Profile, refusals_end, s3_config
+from cdmtaskservice.cli.s3_put import put
 from cdmtaskservice.cli.terminal import Exit, fail, needs, say, show_json, show_table
 
 if TYPE_CHECKING:
@@ -22,18 +24,7 @@ _AT_ONCE = 16
 _ADDED_AT_ONCE = 3
 """Files that are sent again at once; each is in a temporary file meanwhile."""
 
-_PATIENCE = 20.0
-"""Seconds for a connection to stand, and between two arrivals of bytes: the store may be far away."""
-
-_SLOWEST = 20_000
-"""Bytes per second and request that are not taken for a transfer that is stuck: many share a slow line."""
-
-_REGION = "us-east-1"
-
-
-@app.callback()
-def _group() -> None:
-    """A group of its own, although it has one command."""
+app.command()(put)
 
 
 @app.command()
@@ -45,14 +36,9 @@ def checksum(
     add: Annotated[
         bool, typer.Option("--add", help="Give those that lack one a checksum, by sending them again.")
     ] = False,
-    endpoint: Annotated[
-        str | None,
-        typer.Option("--endpoint", metavar="URL", envvar="AWS_ENDPOINT_URL", help="The S3 store."),
-    ] = None,
-    profile: Annotated[
-        str | None, typer.Option("--profile", metavar="NAME", envvar="AWS_PROFILE", help="Of your AWS configuration.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    endpoint: Endpoint = None,
+    profile: Profile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say which files lack the CRC64NVME checksum that inputs of jobs must have. Exit code 1 if any does.
 
@@ -112,7 +98,7 @@ async def _all(paths: list[str], endpoint: str | None, profile: str | None, *, a
     from cdmtaskservice.s3.mending import below
 
     async with _store(endpoint, profile) as store:
-        with _refusals_end():
+        with refusals_end():
             found: dict[str, None] = {}
             for path in paths:
                 if not path.endswith("/"):
@@ -173,57 +159,11 @@ async def _or_error(work: Coroutine[Any, Any, Looked], file: _File) -> Looked | 
     return replace(file, error=words)
 
 
-@contextmanager
-def _refusals_end() -> Iterator[None]:
-    """What concerns the store as a whole ends the command."""
-    from cdmtaskservice.domain.errors import CTSError, DependencyUnavailableError
-    from cdmtaskservice.s3.attempts import CredentialsRefusedError
-
-    try:
-        yield
-    except CredentialsRefusedError as exc:
-        fail(f"The S3 store does not accept your keys ({exc.code}): check them, the region and this machine's clock")
-    except DependencyUnavailableError as exc:
-        fail(exc.message, Exit.UNREACHABLE)
-    except CTSError as exc:
-        fail(exc.message)
-
-
 @asynccontextmanager
 async def _store(endpoint: str | None, profile: str | None) -> AsyncIterator[Store]:
-    """The S3 store that AWS's variables and files name."""
-    from aiobotocore.session import AioSession
-    from botocore.exceptions import BotoCoreError
-    from pydantic import SecretStr
-
-    from cdmtaskservice.s3.model import S3Config
     from cdmtaskservice.s3.store import Store
 
-    try:
-        session = AioSession(profile=profile)
-        credentials = await session.get_credentials()
-        keys = credentials and await credentials.get_frozen_credentials()
-        region = session.get_config_variable("region") or _REGION
-        async with session.create_client("s3", endpoint_url=endpoint, region_name=region) as client:
-            address: str = client.meta.endpoint_url
-    except (BotoCoreError, ValueError) as exc:
-        fail(f"AWS's configuration cannot be used: {exc}")
-    if keys is None or not keys.access_key:
-        fail("There are no S3 keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
-    if endpoint is None and address.endswith(".amazonaws.com"):
-        fail(f"Name the S3 store with --endpoint or AWS_ENDPOINT_URL; if it is AWS's own, {address}", Exit.USAGE)
-    store = Store(
-        S3Config(
-            address.rstrip("/"),
-            keys.access_key,
-            SecretStr(keys.secret_key),
-            region,
-            session_token=SecretStr(keys.token) if keys.token else None,
-            connect_timeout=_PATIENCE,
-            read_timeout=_PATIENCE,
-            slowest=_SLOWEST,
-        )
-    )
+    store = Store(await s3_config(endpoint, profile))
     try:
         yield store
     finally:

@@ -1,4 +1,4 @@
-"""`cts s3 checksum`, as a process, on a real store."""
+"""`cts s3`, as a process, on a real store."""
 
 from __future__ import annotations
 
@@ -66,6 +66,10 @@ class Room:
 
     async def cts(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of `cts s3 checksum`."""
+        return await self.cts_s3("checksum", *arguments, **environment)
+
+    async def cts_s3(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        """The same of `cts s3`."""
         account = self.stack.s3
         clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         keys = {
@@ -78,7 +82,7 @@ class Room:
         }
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "cdmtaskservice.cli", "s3", "checksum", *arguments),
+            *("-m", "cdmtaskservice.cli", "s3", *arguments),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={name: value for name, value in (clean | keys | environment).items() if value},
@@ -131,6 +135,53 @@ async def store(stack: EmbeddedStack) -> AsyncIterator[Store]:
 
 def rows(out: str) -> list[list[str]]:
     return [line.split("\t") for line in out.splitlines()]
+
+
+async def test_files_are_sent_with_checksums(room: Room, tmp_path: Path) -> None:
+    files = {"a b.fa": b">a\nACGT\n", "deep/er/large": LARGE, "empty": b""}
+    for name, data in files.items():
+        file = tmp_path / "reads" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    prefix = f"{room.bucket}/put/"
+    code, out, err = await room.cts_s3("put", str(tmp_path / "reads"), f"s3://{prefix}")
+    assert (code, sorted(out.splitlines())) == (0, sorted(prefix + name for name in files)), err
+    assert "3 files sent" in err
+    for name, data in files.items():
+        assert (await room.head(f"put/{name}"))["ChecksumCRC64NVME"] == crc64nvme(data)
+        assert await room.get(f"put/{name}") == data
+    one = str(tmp_path / "reads" / "a b.fa")
+    code, out, _ = await room.cts_s3("put", one, f"{prefix}other.fa", "--json")
+    assert (code, json.loads(out)) == (
+        0,
+        {"files": [{"file": f"{prefix}other.fa", "size": 8, "crc64nvme": crc64nvme(files["a b.fa"])}]},
+    )
+
+
+async def test_what_cannot_be_sent_is_refused_before_anything_is(room: Room, tmp_path: Path) -> None:
+    for name in ("one/x", "two/x", "it's"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "bare").mkdir()
+    one, two, quoted = (str(tmp_path / name) for name in ("one/x", "two/x", "it's"))
+    prefix = f"{room.bucket}/refused/"
+    for words, code, told in (
+        ([one, two, prefix], 1, "would both become"),
+        ([one, str(tmp_path / "bare"), prefix], 1, "no files below"),
+        ([one, str(tmp_path / "none"), prefix], 1, "There is no file"),
+        ([one, quoted, prefix], 1, "it's"),
+        ([str(tmp_path / "one"), prefix.rstrip("/")], 2, "write a / at its end"),
+        ([one, two, prefix + "k"], 2, "write a / at its end"),
+    ):
+        done = await room.cts_s3("put", *words)
+        assert (done[0], done[1]) == (code, ""), done
+        assert told in done[2]
+    with pytest.raises(Exception, match="404"):
+        await room.head("refused/x")
+    code, _, err = await room.cts_s3("put", one, prefix, AWS_SECRET_ACCESS_KEY="wrong")
+    assert (code, "does not accept your keys" in err) == (1, True), err
+    code, _, err = await room.cts_s3("put", one, "no-such-bucket-here/x")
+    assert (code, "no-such-bucket-here" in err) == (1, True), err
 
 
 async def test_what_lacks_a_checksum_is_told_and_given_one(room: Room) -> None:

@@ -80,6 +80,7 @@ def cts(service: FakeService, *arguments: str) -> subprocess.CompletedProcess[st
         (["site", "check", "local", "-c", "x.toml"], "server"),
         (["refdata", "serve", "-c", "x.toml"], "server"),
         (["s3", "checksum", "b/k"], "s3"),
+        (["s3", "put", "file", "b/k"], "s3"),
     ],
     ids=lambda v: " ".join(v[:2]) if isinstance(v, list) else v,
 )
