@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import shutil
 import signal
 import sys
@@ -16,11 +15,12 @@ from typing import Any
 
 from rich.console import Console
 
+from cdmtaskservice.cli.demo_guide import Guide
 from cdmtaskservice.cli.demo_story import Story
-from cdmtaskservice.embedded.image import Pushed, push_seqtool
+from cdmtaskservice.embedded.image import push_seqtool
 from cdmtaskservice.embedded.part import PartFailed
 from cdmtaskservice.embedded.pool import CondorPool
-from cdmtaskservice.embedded.service import BUCKET, EmbeddedService
+from cdmtaskservice.embedded.service import EmbeddedService
 from cdmtaskservice.embedded.stack import EmbeddedStack, PartsMissing, RootBusy
 
 _STAND_INS = "test/stand_ins/nersc"
@@ -92,12 +92,15 @@ def _demo(console: Console, root: Path, *, keep: bool, site: str) -> None:
         asyncio.run(Story.prepare(stack))
         service.start()
         try:
-            console.print(f"   {'CDM Task Service':34} {service.url}   Swagger UI: {service.url}/docs\n")
+            console.print(
+                f"   {'CDM Task Service':34} {service.url}   pages: {service.url}/ui   Swagger UI: {service.url}/docs\n"
+            )
             asyncio.run(Story(console, stack, service, image, _CLUSTERS[site]).tell())
             if keep:
-                _explain(console, stack, service, image, _CLUSTERS[site])
+                guide = Guide(console, root, stack, service, image, _CLUSTERS[site])
+                guide.tell()
                 if pool is not None:
-                    _explain_pool(console, stack, service, pool)
+                    guide.tell_pool(pool)
                 signal.pause()
         finally:
             service.stop()
@@ -130,50 +133,6 @@ def _jaws(stack: EmbeddedStack, *, wanted: bool) -> Iterator[Mapping[str, str]]:
         yield site.settings()
     finally:
         site.stop()
-
-
-def _explain(console: Console, stack: EmbeddedStack, service: EmbeddedService, image: Pushed, cluster: str) -> None:
-    s3 = stack.s3
-    job = {
-        "cluster": cluster,
-        "image": image.by_tag,
-        "params": {"args": ["stats", {"type": "input_files", "input_files_format": "space_separated_list"}]},
-        "input_files": [f"{BUCKET}/ann/reads/sample1.fasta"],
-        "output_dir": f"{BUCKET}/ann/results/mine",
-    }
-    console.print(f"\n[bold]Everything stays up until Ctrl-C.[/bold] Swagger UI: {service.url}/docs\n")
-    console.print(
-        f"  export URL={service.url} TOKEN=$(cat {service.home.parent}/ann.token)   # admin.token beside it: an "
-        "administrator\n"
-        f"  curl -H \"Authorization: Bearer $TOKEN\" $URL/jobs -H 'Content-Type: application/json' -d '"
-        f"{json.dumps(job)}'\n"
-        '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs/JOB_ID          # the job and its outputs\n'
-        '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs/JOB_ID/log/0/stdout\n'
-        '  curl -H "Authorization: Bearer $TOKEN" $URL/jobs                 # all of your jobs\n'
-        "  CTS_URL=$URL CTS_TOKEN=$TOKEN .venv/bin/cts jobs                  # the same; see docs/cli.md\n\n"
-        "  Reference data, as an administrator (see docs/refdata.md): register a file, and follow it to the site\n"
-        f"  export CTS_URL=$URL CTS_TOKEN_FILE={service.token_file('admin')}\n"
-        f"  ID=$(.venv/bin/cts refdata register {BUCKET}/ann/reads/sample1.fasta); .venv/bin/cts refdata watch $ID\n\n"
-        f"  S3 at {s3.url}: your files go to {BUCKET}/ann/, with a CRC64NVME checksum each (see docs/user-guide.md)\n"
-        f"  export AWS_ACCESS_KEY_ID={s3.access_key} AWS_SECRET_ACCESS_KEY={s3.secret_key}\n",
-        markup=False,
-    )
-
-
-def _explain_pool(console: Console, stack: EmbeddedStack, service: EmbeddedService, pool: CondorPool) -> None:
-    console.print(
-        "  The pool, with HTCondor's own tools; hold, release, vacate or remove a job and see what becomes of it:\n"
-        f"  export CONDOR_CONFIG={pool.client_config} PATH={stack.parts}/condor/usr/bin:$PATH\n"
-        "  condor_q -nobatch; condor_history; condor_status\n"
-        "  condor_q -constraint 'CTSJobID == \"JOB_ID\"' -af:j CTSContainerNumber CTSAttempt JobStatus HoldReason\n"
-        "  condor_hold CLUSTER.PROC; condor_release CLUSTER.PROC; condor_vacate_job CLUSTER.PROC\n"
-        "  What the service asks the pool about a job, and the attempts of its containers:\n"
-        f"  export ADMIN=$(cat {service.home.parent}/admin.token)\n"
-        '  curl -H "Authorization: Bearer $ADMIN" "$URL/admin/jobs/JOB_ID/runner_status?container_number=0"\n'
-        '  curl -H "Authorization: Bearer $ADMIN" "$URL/admin/jobs/JOB_ID/container"\n'
-        f"  Logs of its executors are in {pool.worker_dir}, those of HTCondor's daemons in {pool.home}/state/log\n",
-        markup=False,
-    )
 
 
 @contextmanager

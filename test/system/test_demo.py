@@ -1,12 +1,16 @@
-"""`cts demo` itself, as a process: both jobs go as they should at either site, and nothing is left behind."""
+"""`cts demo` itself, as a process: both jobs go as they should at every site, what it tells to try
+works, and nothing is left behind."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cdmtaskservice.embedded.pool import missing_pool_parts
@@ -65,4 +69,42 @@ def test_the_demo(site: str, parts: Path, short_dir: Path):
     assert text.endswith("demo: complete\n")
     check_story(text)
     assert ("HTCondor pool" in text) == (site == "htcondor")
+    assert left_over(short_dir) == []
+
+
+def test_what_a_demo_that_stays_tells_to_try(parts: Path, short_dir: Path):
+    """Every command that it prints is run as it stands, in one shell, and the page is there."""
+    running = demo(short_dir, parts, "--keep")
+    assert running.stdout is not None
+    told: list[str] = []
+    try:
+        for line in running.stdout:  # the last of what it prints
+            told.append(line.rstrip())
+            if "Authorization: Bearer" in line:
+                break
+        text = "\n".join(told)
+        page = re.search(r"http://\S+/ui", text)
+        assert page, text
+        assert httpx.get(page[0], follow_redirects=True).status_code == 200
+        assert "ann, a scientist" in text
+        begin = next(n for n, line in enumerate(told) if line.startswith("In another terminal"))
+        commands = [line for line in told[begin + 1 :] if " # " in line] + [told[-1]]
+        assert len(commands) > 10
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("CTS_", "AWS_"))}
+        work = short_dir / "work"
+        work.mkdir()
+        (work / "README.md").write_text("mine")
+        script = "\n".join(["set -euo pipefail", *commands])
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=work, env=clean, capture_output=True, text=True, timeout=WITHIN
+        )
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        assert sorted(p.relative_to(work).as_posix() for p in work.rglob("*.tsv")) == [
+            f"results/{n}/seqstats.tsv" for n in range(2)
+        ]
+        assert "seqtool: 1 files summarised" in done.stdout
+    finally:
+        running.send_signal(signal.SIGINT)
+        rest, _ = running.communicate(timeout=WITHIN)
+    assert "all that it had started has ended" in rest
     assert left_over(short_dir) == []
