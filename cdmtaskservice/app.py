@@ -27,7 +27,6 @@ from cdmtaskservice.api import (
 )
 from cdmtaskservice.api.auth import AuthenticationMiddleware
 from cdmtaskservice.api.errors import ErrorReplies
-from cdmtaskservice.api.metrics import HttpMetrics
 from cdmtaskservice.api.middleware import BodyLimitMiddleware, RequestMiddleware
 from cdmtaskservice.domain.errors import CTSError
 from cdmtaskservice.services.use_cases import Services
@@ -46,7 +45,6 @@ def create_app(
     root_path: what a proxy in front takes off the path, such as `/services/cts`. lifespan: entered before the first
     request and left after the last. max_body: of a request, in bytes.
     """
-    metrics = HttpMetrics()
     modules = (about, sites, jobs, images, refdata, admin_jobs, nersc, workers, refdata_service, health)
     routes = [r for m in modules for r in m.router.routes if isinstance(r, Route)]
     replies = ErrorReplies(services.info.now, routes)
@@ -64,7 +62,6 @@ def create_app(
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.services = services
-    app.state.metrics = metrics
     for module in modules:
         app.include_router(module.router)
     for kind in (CTSError, RequestValidationError, HTTPException):
@@ -72,7 +69,7 @@ def create_app(
     # The last one added is the first to see a request.
     app.add_middleware(BodyLimitMiddleware, limit=max_body, replies=replies)
     app.add_middleware(AuthenticationMiddleware, authentication=services.authentication, replies=replies)
-    app.add_middleware(RequestMiddleware, replies=replies, metrics=metrics, root_path=root_path.rstrip("/"))
+    app.add_middleware(RequestMiddleware, replies=replies, metrics=services.metrics, root_path=root_path.rstrip("/"))
     return app
 
 

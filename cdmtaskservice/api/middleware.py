@@ -16,13 +16,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cdmtaskservice.api.context import RequestContext, context_of, put_context
 from cdmtaskservice.api.errors import ErrorReplies
-from cdmtaskservice.api.metrics import HttpMetrics, route_template
+from cdmtaskservice.services.numbers import Metrics
 
 _CLIENT_GONE = 499
 """The status that counts for requests whose client left before the answer began, as nginx has it."""
 
 _SLASHES = re.compile("/{2,}")
 _RAW_SLASHES = re.compile(b"/{2,}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+_JOB = re.compile(r"/(?:jobs|callback/\w+)/(?P<job>[\w-]{1,64})(?:/(?:container|log)/(?P<container>\d{1,10})(?=/|$))?")
+"""What a path says of the job that a request is about."""
+
 _QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 _log = structlog.get_logger(__name__)
@@ -34,7 +38,7 @@ class RequestMiddleware:
     root_path: what a proxy in front takes off the path, whether it does so or leaves it to us. Empty: the server's own.
     """
 
-    def __init__(self, app: ASGIApp, replies: ErrorReplies, metrics: HttpMetrics, root_path: str = "") -> None:
+    def __init__(self, app: ASGIApp, replies: ErrorReplies, metrics: Metrics, root_path: str = "") -> None:
         self._app = app
         self._replies = replies
         self._metrics = metrics
@@ -61,7 +65,8 @@ class RequestMiddleware:
             await send(message)
 
         begun = time.perf_counter()
-        with structlog.contextvars.bound_contextvars(request_id=context.request_id):
+        about = _about(scope["path"])
+        with structlog.contextvars.bound_contextvars(request_id=context.request_id, **about):
             try:
                 await self._app(scope, receive, send_tagged)
             except ClientDisconnect:
@@ -69,24 +74,39 @@ class RequestMiddleware:
             except Exception as error:
                 if status:
                     # Too late for another answer: only a connection that breaks tells the client. The server does that.
-                    _log.error("answer_broken_off", request_id=context.request_id, exc_info=error)
+                    _log.error("answer_broken_off", exc_info=error, **context.words)
                     raise
-                await self._replies.reply(context.request_id, error)(scope, receive, send_tagged)
+                with structlog.contextvars.bound_contextvars(**context.words):
+                    await self._replies.reply(context.request_id, error)(scope, receive, send_tagged)
             finally:
                 self._record(scope, status or _CLIENT_GONE, time.perf_counter() - begun)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        self._metrics.observe(scope, status, seconds)
+        method, route = scope["method"], route_template(scope)
+        self._metrics.answered(method if method in _METHODS else "other", route, status, seconds)
         write = _log.debug if scope["path"] in _QUIET else _log.info
         write(
             "request",
-            method=scope["method"],
+            method=method,
             path=scope["path"],
-            route=route_template(scope),
+            route=route,
             status=status,
             milliseconds=round(seconds * 1000, 1),
-            user=context_of(scope).user,
+            **context_of(scope).words,
         )
+
+
+def route_template(scope: Scope) -> str:
+    """The path of the route that served a request, with its parameters' names; `none` where there was no route."""
+    return getattr(scope.get("route"), "path", None) or "none"
+
+
+def _about(path: str) -> dict[str, str | int]:
+    found = _JOB.search(path)
+    if found is None:
+        return {}
+    container = found["container"]
+    return {"job": found["job"]} if container is None else {"job": found["job"], "container": int(container)}
 
 
 def make_path_regular(scope: Scope) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -20,6 +22,20 @@ def serve(config_file: Path) -> None:
     settings = load_settings(config_file, os.environ)
     configure_logging(settings.logging.level, settings.logging.format)
     asyncio.run(_serve(settings))
+
+
+class _Server(uvicorn.Server):
+    """A server that tells when it is told to end, while it still answers."""
+
+    def __init__(self, stopping: Callable[[], None], config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come."""
+        self._loop.call_soon_threadsafe(self._stopping)
+        super().handle_exit(sig, frame)
 
 
 async def _serve(settings: Settings) -> None:
@@ -39,7 +55,8 @@ async def _serve(settings: Settings) -> None:
     try:
         async with running(settings) as services:
             serving = True
-            server = uvicorn.Server(
+            server = _Server(
+                services.stopping,
                 uvicorn.Config(
                     create_app(services, root_path=settings.service.root_path),
                     host=settings.service.host,
@@ -50,7 +67,7 @@ async def _serve(settings: Settings) -> None:
                     proxy_headers=False,
                     server_header=False,
                     timeout_graceful_shutdown=int(settings.service.shutdown_timeout.total_seconds()),
-                )
+                ),
             )
             await server.serve()
     except asyncio.CancelledError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cdmtaskservice.services.admin_jobs import AdminJobs
@@ -11,6 +12,7 @@ from cdmtaskservice.services.health import Health, ServiceInfo
 from cdmtaskservice.services.images import Images
 from cdmtaskservice.services.jobs import Jobs
 from cdmtaskservice.services.nersc_client import NerscClient
+from cdmtaskservice.services.numbers import Metrics
 from cdmtaskservice.services.refdata import Refdata
 from cdmtaskservice.services.refdata_desk import RefdataDesk
 from cdmtaskservice.services.sites import Sites
@@ -21,7 +23,11 @@ from cdmtaskservice.services.workers import Workers
 
 @dataclass(frozen=True)
 class Services:
-    """One of each."""
+    """One of each.
+
+    metrics: keeps the numbers. stopping: to be called when the process is told to end: no more looks begin from then
+    on, and what is under way has `service.shutdown_timeout` left.
+    """
 
     info: ServiceInfo
     authentication: Authentication
@@ -37,3 +43,5 @@ class Services:
     nersc_client: NerscClient
     worker_files: WorkerFiles
     health: Health
+    metrics: Metrics
+    stopping: Callable[[], None]

@@ -18,6 +18,8 @@ from pymongo.errors import (
 )
 
 from cdmtaskservice.domain.errors import DependencyUnavailableError
+from cdmtaskservice.meter import UNMETERED, Meter
+from cdmtaskservice.store.listeners import listeners
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -97,7 +99,7 @@ class Database:
         self.db: Any = client[name]
 
     @classmethod
-    def connect(cls, uri: str, name: str, timeout: float) -> Self:
+    def connect(cls, uri: str, name: str, timeout: float, meter: Meter = UNMETERED) -> Self:
         """A client that finds its server when it is first needed.
 
         timeout: seconds for finding a server, and for half of the longest answer.
@@ -112,6 +114,7 @@ class Database:
             journal=True,
             appname="cdmtaskservice",
             maxPoolSize=32,
+            event_listeners=listeners(meter),
         )
         return cls(client, name)
 
