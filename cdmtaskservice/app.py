@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ from cdmtaskservice.api import (
     workers,
 )
 from cdmtaskservice.api.auth import AuthenticationMiddleware
+from cdmtaskservice.api.cors import Cors
 from cdmtaskservice.api.errors import ErrorReplies
 from cdmtaskservice.api.middleware import BodyLimitMiddleware, RequestMiddleware
 from cdmtaskservice.domain.errors import CTSError
@@ -38,11 +39,17 @@ Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def create_app(
-    services: Services, *, root_path: str = "", lifespan: Lifespan | None = None, max_body: int = MAX_BODY
+    services: Services,
+    *,
+    root_path: str = "",
+    cors_origins: Collection[str] = (),
+    lifespan: Lifespan | None = None,
+    max_body: int = MAX_BODY,
 ) -> FastAPI:
     """The HTTP interface of these services.
 
-    root_path: what a proxy in front takes off the path, such as `/services/cts`. lifespan: entered before the first
+    root_path: what a proxy in front takes off the path, such as `/services/cts`. cors_origins: whose pages may call the
+    service from a browser, as `https://host[:port]`, or `*` alone. lifespan: entered before the first
     request and left after the last. max_body: of a request, in bytes.
     """
     modules = (about, sites, jobs, images, refdata, admin_jobs, nersc, workers, refdata_service, health)
@@ -69,7 +76,9 @@ def create_app(
     # The last one added is the first to see a request.
     app.add_middleware(BodyLimitMiddleware, limit=max_body, replies=replies)
     app.add_middleware(AuthenticationMiddleware, authentication=services.authentication, replies=replies)
-    app.add_middleware(RequestMiddleware, replies=replies, metrics=services.metrics, root_path=root_path.rstrip("/"))
+    root_path = root_path.rstrip("/")
+    cors = Cors(cors_origins, root_path)
+    app.add_middleware(RequestMiddleware, replies=replies, metrics=services.metrics, cors=cors, root_path=root_path)
     return app
 
 

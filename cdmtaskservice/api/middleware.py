@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cdmtaskservice.api.context import RequestContext, context_of, put_context
+from cdmtaskservice.api.cors import Cors
 from cdmtaskservice.api.errors import ErrorReplies
 from cdmtaskservice.services.numbers import Metrics
 
@@ -35,13 +36,15 @@ _log = structlog.get_logger(__name__)
 class RequestMiddleware:
     """Gives every request an ID, answers whatever went wrong inside, and records what came of it.
 
+    cors: what pages of other origins are told; their browsers' questions are answered here, as they bring no token.
     root_path: what a proxy in front takes off the path, whether it does so or leaves it to us. Empty: the server's own.
     """
 
-    def __init__(self, app: ASGIApp, replies: ErrorReplies, metrics: Metrics, root_path: str = "") -> None:
+    def __init__(self, app: ASGIApp, replies: ErrorReplies, metrics: Metrics, cors: Cors, root_path: str = "") -> None:
         self._app = app
         self._replies = replies
         self._metrics = metrics
+        self._cors = cors
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,21 +57,21 @@ class RequestMiddleware:
         if self._root_path:
             scope["root_path"] = self._root_path
         make_path_regular(scope)
-        header = (b"x-request-id", context.request_id.encode())
+        added = [(b"x-request-id", context.request_id.encode()), *self._cors.headers(scope)]
         status = 0
 
         async def send_tagged(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), header]
+                message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
         begun = time.perf_counter()
         about = _about(scope["path"])
         with structlog.contextvars.bound_contextvars(request_id=context.request_id, **about):
             try:
-                await self._app(scope, receive, send_tagged)
+                await (self._cors.preflight(scope) or self._app)(scope, receive, send_tagged)
             except ClientDisconnect:
                 pass
             except Exception as error:

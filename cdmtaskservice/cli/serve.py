@@ -58,7 +58,11 @@ async def _serve(settings: Settings) -> None:
             server = _Server(
                 services.stopping,
                 uvicorn.Config(
-                    create_app(services, root_path=settings.service.root_path),
+                    create_app(
+                        services,
+                        root_path=settings.service.root_path,
+                        cors_origins=settings.service.cors_origins,
+                    ),
                     host=settings.service.host,
                     port=settings.service.port,
                     log_config=None,
