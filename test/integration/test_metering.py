@@ -31,14 +31,16 @@ from cdmtaskservice.s3.model import S3Config
 from cdmtaskservice.services.numbers import LookLag, Numbers
 from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.sites.htcondor.gateway import Gateway, PoolRefusedError
-from cdmtaskservice.sites.jaws.central import JawsCentral
-from cdmtaskservice.sites.jaws.config import JawsConfig
+from cdmtaskservice.sites.jaws.central import JawsCentral, NoSuchRunError
+from cdmtaskservice.sites.jaws.config import JawsConfig, NerscConfig
+from cdmtaskservice.sites.jaws.nersc import Nersc
 from cdmtaskservice.store.database import Database
 from cdmtaskservice.store.stagings import StagingStore
 from test.integration.workers_room import Room, update
 from test.stand_ins.clockwork import START
 from test.stand_ins.job_house import GOOD, JobHouse, R
 from test.stand_ins.kbase_auth import KBaseAuthStandIn
+from test.stand_ins.nersc.part import NerscSite
 from test.stand_ins.noted_meter import NotedMeter
 
 S = JobState
@@ -176,16 +178,44 @@ async def test_htcondor(meter: NotedMeter) -> None:
     }
 
 
-async def test_jaws_and_nersc(meter: NotedMeter, nowhere: str, tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.touch(mode=0o600)
-    token.write_text("secret")
-    jaws = JawsConfig(f"http://{nowhere}", "u", token, "t", "jaws", "/s", "/S", "/o", "/O", "/x")
+async def test_jaws_and_nersc(stack: EmbeddedStack, meter: NotedMeter, tmp_path: Path) -> None:
+    site = NerscSite(stack.root / "metered-nersc", stack.logs / "metered-nersc.log", stack.launcher, stack.podman)
+    site.start()
+    nersc = Nersc(
+        NerscConfig(
+            site.sfapi_url, site.token_url, site.nersc_user, site.credentials_file, str(site.code_dir), timeout=2.0
+        ),
+        meter,
+    )
+    jaws = JawsConfig(
+        site.jaws_url, site.jaws_user, site.jaws_token_file, site.jaws_team, "jaws", "/s", "/S", "/o", "/O", "/x"
+    )
     central = JawsCentral(jaws, meter)
-    with pytest.raises(SiteUnreachableError):
-        await central.check_user()
-    await central.close()
-    assert meter.calls == {("jaws", "user", "error"): 1}
+    try:
+        await nersc.check()
+        assert await nersc.download("dtns", f"{site.code_dir}/none") is None
+        await central.site_down("kbase")
+        with pytest.raises(NoSuchRunError):
+            await central.run("4711")
+        assert meter.calls == {
+            ("nersc", "account", "ok"): 1,
+            ("nersc", "download", "ok"): 1,
+            ("jaws", "user", "ok"): 1,
+            ("jaws", "status", "ok"): 1,
+            ("jaws", "run", "refused"): 1,
+        }
+        site.kill()
+        with pytest.raises(SiteUnreachableError):
+            await central.site_down("kbase")
+        site.start()
+        site.switch(sfapi_error=500)
+        with pytest.raises(SiteUnreachableError):
+            await nersc.begin("dtns", ["true"])
+        assert meter.calls["jaws", "status", "error"] == meter.calls["nersc", "command", "error"] == 1
+    finally:
+        await nersc.close()
+        await central.close()
+        site.stop()
 
 
 # The service's own work
