@@ -165,7 +165,8 @@ class Reconciler(Generic[J]):
                 await self._serve_hints(more)
             await self._drain()
         finally:
-            await self._hand_over_all()
+            await self._break_off()
+            await self.pass_on()
 
     async def stop(self) -> None:
         """Begin no more looks. `run` returns once those that run are over and their leases handed over."""
@@ -234,19 +235,22 @@ class Reconciler(Generic[J]):
         if self._running:
             await asyncio.wait(list(self._running.values()))
 
-    async def _hand_over_all(self) -> None:
-        """Break off what still runs, and let other processes have it, and what there were hints of, at once."""
+    async def pass_on(self) -> None:
+        """After the end: let other processes look at once at what there have been hints of."""
+        try:
+            async with asyncio.timeout(_HAND_OVER):
+                while self._wanted:
+                    job_id, _ = self._wanted.popitem()
+                    await self._jobs.look_soon(job_id, self._clock())
+        except (DependencyUnavailableError, TimeoutError):
+            _log.warning("hints_not_handed_over", of=self._of, hints=len(self._wanted))
+
+    async def _break_off(self) -> None:
         looks = list(self._running.values())
         for task in looks:
             task.cancel()
         if looks:
             await asyncio.wait(looks, timeout=2 * _HAND_OVER)
-        try:
-            async with asyncio.timeout(_HAND_OVER):
-                for job_id in list(self._wanted):
-                    await self._jobs.look_soon(job_id, self._clock())
-        except (DependencyUnavailableError, TimeoutError):
-            _log.warning("hints_not_handed_over", of=self._of, hints=len(self._wanted))
 
     async def _look(self, job_id: str, full: bool) -> None:
         begun = False

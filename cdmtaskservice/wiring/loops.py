@@ -19,10 +19,18 @@ class Loop(Protocol):
         ...
 
 
+class LookLoop(Loop, Protocol):
+    """One that may be told, even after its end, that there is something to look at."""
+
+    async def pass_on(self) -> None:
+        """Leave to other processes what it was told of."""
+        ...
+
+
 class Loops:
     """The looks, and the relay, which outlives them since their last transitions make messages."""
 
-    def __init__(self, looks: Collection[Loop], relay: Loop, patience: float) -> None:
+    def __init__(self, looks: Collection[LookLoop], relay: Loop, patience: float) -> None:
         """patience: seconds that what is under way has to come to its end, counted from `stop`."""
         self._looks = tuple(looks)
         self._relay = relay
@@ -47,6 +55,9 @@ class Loops:
         assert self._stopping is not None
         await self._stopping
         await self._wait(self._looks)
+        for loop in self._looks:
+            # Reports of executors were taken in until now.
+            await loop.pass_on()
         await _stop((self._relay,))
         await self._wait((self._relay,))
 

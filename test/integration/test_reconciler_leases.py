@@ -404,6 +404,16 @@ async def test_hints_that_were_not_followed_are_passed_on(quick):
     assert {(await quick.jobs.get(job_id)).next_look for job_id in ("j", "k", "l")} == {START}
 
 
+async def test_news_that_come_after_the_end_are_passed_on(quick):
+    """The server answers executors for a while after the last look."""
+    await quick.submitted(next_look=START + datetime.timedelta(seconds=1000))
+    async with quick.reconciling() as reconciler:
+        await reconciler.stop()
+    reconciler.hint("j")
+    await reconciler.pass_on()
+    assert (await quick.jobs.get("j")).next_look == START
+
+
 async def test_a_reconciler_that_is_cancelled_takes_its_looks_with_it(quick):
     stuck = Stuck(quick.step())
     with contextlib.suppress(asyncio.CancelledError):

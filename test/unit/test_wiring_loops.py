@@ -27,6 +27,9 @@ class FakeLoop:
             self._log.append(f"{self._name} cut off")
             raise
 
+    async def pass_on(self) -> None:
+        self._log.append(f"{self._name} passed on")
+
     async def stop(self) -> None:
         self._log.append(f"{self._name} stops")
         self._stopped.set()
@@ -37,7 +40,10 @@ async def test_the_relay_outlives_the_looks() -> None:
     loops = Loops([FakeLoop("jobs", log), FakeLoop("stagings", log)], FakeLoop("relay", log), 10.0)
     loops.start()
     await loops.end()
-    assert log == ["jobs stops", "stagings stops", "jobs over", "stagings over", "relay stops", "relay over"]
+    assert log == [
+        *("jobs stops", "stagings stops", "jobs over", "stagings over"),
+        *("jobs passed on", "stagings passed on", "relay stops", "relay over"),
+    ]
 
 
 async def test_no_looks_begin_once_the_process_is_told_to_end() -> None:
@@ -49,7 +55,8 @@ async def test_no_looks_begin_once_the_process_is_told_to_end() -> None:
     await asyncio.sleep(0.01)
     assert log == ["jobs stops", "jobs over"]
     await loops.end()
-    assert log == ["jobs stops", "jobs over", "relay stops", "relay over"]
+    # What executors report while the server ends is passed on too.
+    assert log == ["jobs stops", "jobs over", "jobs passed on", "relay stops", "relay over"]
 
 
 async def test_what_does_not_end_in_time_is_cut_off_and_waited_for() -> None:
@@ -61,7 +68,7 @@ async def test_what_does_not_end_in_time_is_cut_off_and_waited_for() -> None:
         await loops.end()
     assert log == [
         *("jobs stops", "stagings stops"),
-        *("jobs cut off", "stagings cut off"),
+        *("jobs cut off", "stagings cut off", "jobs passed on", "stagings passed on"),
         *("relay stops", "relay cut off"),
     ]
 
@@ -82,4 +89,4 @@ async def test_the_time_is_counted_from_the_signal() -> None:
 async def test_loops_that_never_began_end_too() -> None:
     log: list[str] = []
     await Loops([FakeLoop("jobs", log)], FakeLoop("relay", log), 10.0).end()
-    assert log == ["jobs stops", "relay stops"]
+    assert log == ["jobs stops", "jobs passed on", "relay stops"]
