@@ -66,6 +66,7 @@ async def test_a_job_leaves_its_numbers_and_its_name_in_every_line(own: Driver):
     assert found["cts_process_resident_memory_bytes",] > 10_000_000
 
     log = lines(own.service)
+    assert len(log) == len(own.service.log.read_text().splitlines()), "something wrote past the log"
     [accepted] = [line for line in log if line["event"] == "job_accepted"]
     assert (accepted["job"], accepted["user"]) == (job_id, "ann")
     assert accepted["request_id"]

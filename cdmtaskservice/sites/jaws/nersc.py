@@ -11,6 +11,7 @@ import datetime
 import io
 import json
 import shlex
+import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,14 +23,17 @@ import structlog
 import tenacity
 from authlib.common.errors import AuthlibBaseError
 from joserfc.errors import JoseError
-from sfapi_client import AsyncClient
-from sfapi_client.exceptions import SfApiError
 
 from cdmtaskservice.meter import UNMETERED, Meter, Metered
 from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.sites.jaws.breaker import Breaker
 from cdmtaskservice.sites.jaws.config import NerscConfig
 from cdmtaskservice.sites.jaws.credentials import SfapiCredentials, WatchedFile, parse_credentials
+
+with warnings.catch_warnings(record=True):
+    # A library below it warns of its own future whenever it is loaded, past the log, which is not set up by then.
+    from sfapi_client import AsyncClient
+    from sfapi_client.exceptions import SfApiError
 
 _log = structlog.get_logger(__name__)
 
