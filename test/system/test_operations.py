@@ -145,11 +145,13 @@ async def test_a_replica_takes_over_at_once_what_another_is_told_to_leave(stack,
 
 async def test_a_replica_that_is_told_to_end_is_not_waited_for(stack, home, s3, seqtool_image):
     """Both serve the same jobs; the one that looks is told to end, and the other finishes all of them."""
-    slow = QUICK | {"KBCTS_RECONCILER__LEASE": "PT1H", "KBCTS_LOCAL_STOP_WITH_SERVICE": "false"}
-    first = EmbeddedService(stack, home, slow, name="first")
-    second = EmbeddedService(stack, home, slow | {"KBCTS_LOCAL_STOP_WITH_SERVICE": "true"}, name="second")
-    first.start()
+    slow = QUICK | {"KBCTS_RECONCILER__LEASE": "PT1H"}
+    second = EmbeddedService(stack, home, slow, name="second")
     second.start()
+    # Executors run on, and report to the one that stays, as they would by a balancer.
+    ends = {"KBCTS_LOCAL_STOP_WITH_SERVICE": "false", "KBCTS_LOCAL_EXECUTOR_URL": second.url}
+    first = EmbeddedService(stack, home, slow | ends, name="first")
+    first.start()
     try:
         async with Driver(second, s3, seqtool_image) as driver:
             await driver.ready()
