@@ -30,6 +30,8 @@ class WaitingSite:
     """A site at which every run waits for ever."""
 
     info = SiteInfo("local", "local", 1, 1, 10**9, 3600.0)
+    submit_window = 0.0
+    restarts_executors = False
 
     async def start(self) -> None:
         """Nothing is to be started."""
@@ -41,10 +43,11 @@ class WaitingSite:
         """All is well."""
         return SiteHealth(True)
 
-    async def submit(self, requests: Sequence[RunRequest]) -> None:
+    async def submit(self, requests: Sequence[RunRequest]) -> Sequence[str]:
         """They wait."""
+        return ()
 
-    async def poll(self, runs: Collection[Run]) -> Mapping[Run, RunStatus]:
+    async def poll(self, runs: Collection[Run], since: datetime.datetime | None = None) -> Mapping[Run, RunStatus]:
         """They all wait."""
         return dict.fromkeys(runs, RunStatus(RunState.QUEUED))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias
 
@@ -26,8 +26,8 @@ from cdmtaskservice.api import (
     workers,
 )
 from cdmtaskservice.api.auth import AuthenticationMiddleware
+from cdmtaskservice.api.cors import Cors
 from cdmtaskservice.api.errors import ErrorReplies
-from cdmtaskservice.api.metrics import HttpMetrics
 from cdmtaskservice.api.middleware import BodyLimitMiddleware, RequestMiddleware
 from cdmtaskservice.domain.errors import CTSError
 from cdmtaskservice.services.use_cases import Services
@@ -39,14 +39,19 @@ Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def create_app(
-    services: Services, *, root_path: str = "", lifespan: Lifespan | None = None, max_body: int = MAX_BODY
+    services: Services,
+    *,
+    root_path: str = "",
+    cors_origins: Collection[str] = (),
+    lifespan: Lifespan | None = None,
+    max_body: int = MAX_BODY,
 ) -> FastAPI:
     """The HTTP interface of these services.
 
-    root_path: what a proxy in front takes off the path, such as `/services/cts`. lifespan: entered before the first
+    root_path: what a proxy in front takes off the path, such as `/services/cts`. cors_origins: whose pages may call the
+    service from a browser, as `https://host[:port]`, or `*` alone. lifespan: entered before the first
     request and left after the last. max_body: of a request, in bytes.
     """
-    metrics = HttpMetrics()
     modules = (about, sites, jobs, images, refdata, admin_jobs, nersc, workers, refdata_service, health)
     routes = [r for m in modules for r in m.router.routes if isinstance(r, Route)]
     replies = ErrorReplies(services.info.now, routes)
@@ -64,7 +69,6 @@ def create_app(
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.services = services
-    app.state.metrics = metrics
     for module in modules:
         app.include_router(module.router)
     for kind in (CTSError, RequestValidationError, HTTPException):
@@ -72,7 +76,9 @@ def create_app(
     # The last one added is the first to see a request.
     app.add_middleware(BodyLimitMiddleware, limit=max_body, replies=replies)
     app.add_middleware(AuthenticationMiddleware, authentication=services.authentication, replies=replies)
-    app.add_middleware(RequestMiddleware, replies=replies, metrics=metrics, root_path=root_path.rstrip("/"))
+    root_path = root_path.rstrip("/")
+    cors = Cors(cors_origins, root_path)
+    app.add_middleware(RequestMiddleware, replies=replies, metrics=services.metrics, cors=cors, root_path=root_path)
     return app
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, TypeAlias, TypeGuard
 
+import structlog
 from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBearer
 from fastapi.routing import APIRoute
@@ -43,16 +44,19 @@ class AuthenticationMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        if scope["type"] == "http":
-            context = context_of(scope)
-            try:
-                context.token = _token(scope)
-                if context.token is not None:
-                    context.caller = await self._authentication.principal(context.token)
-            except CTSError as error:
-                await self._replies.reply(context.request_id, error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = context_of(scope)
+        try:
+            context.token = _token(scope)
+            if context.token is not None:
+                context.caller = await self._authentication.principal(context.token)
+        except CTSError as error:
+            await self._replies.reply(context.request_id, error)(scope, receive, send)
+            return
+        with structlog.contextvars.bound_contextvars(**context.words):
+            await self._app(scope, receive, send)
 
 
 class Role(SecurityBase):

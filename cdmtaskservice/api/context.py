@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from starlette.types import Scope
@@ -21,14 +22,14 @@ class RequestContext:
     caller: Principal | ContainerClaim | None = None
 
     @property
-    def user(self) -> str | None:
-        """Who is asking, for logs."""
+    def words(self) -> Mapping[str, str | int]:
+        """Who is asking, for logs: a user, or an executor by what it works on."""
         match self.caller:
             case Principal(user=user):
-                return user
-            case ContainerClaim(job_id=job, container_number=number):
-                return f"container {number} of job {job}"
-        return None
+                return {"user": user}
+            case ContainerClaim(job_id=job, container_number=number, attempt=attempt):
+                return {"job": job, "container": number, "attempt": attempt}
+        return {}
 
 
 def put_context(scope: Scope, context: RequestContext) -> None:

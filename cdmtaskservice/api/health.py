@@ -9,7 +9,7 @@ from starlette.responses import Response
 from cdmtaskservice.api import models, openapi
 from cdmtaskservice.api.auth import GuardedRoute
 from cdmtaskservice.api.context import context_of
-from cdmtaskservice.api.metrics import CONTENT_TYPE_LATEST, HttpMetrics
+from cdmtaskservice.api.metrics import CONTENT_TYPE_LATEST
 from cdmtaskservice.api.parts import Parts
 from cdmtaskservice.api.responses import JsonResponse
 from cdmtaskservice.auth.principal import Principal
@@ -56,13 +56,12 @@ async def ready(request: Request, parts: Parts) -> Response:
     summary="Numbers",
     responses={200: {"description": "The numbers", "content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(request: Request, parts: Parts) -> Response:
+async def metrics(parts: Parts) -> Response:
     """Numbers for Prometheus, in its text format."""
-    counted: HttpMetrics = request.app.state.metrics
     try:
         gauges = await parts.health.gauges()
     except DependencyUnavailableError as error:
         # Numbers are wanted most when something is away: those that we have ourselves are given all the same.
         _log.warning("gauges_unavailable", error=error.message)
         gauges = None
-    return Response(counted.page(gauges), media_type=CONTENT_TYPE_LATEST)
+    return Response(parts.metrics.page(gauges, parts.sites.availability()), media_type=CONTENT_TYPE_LATEST)

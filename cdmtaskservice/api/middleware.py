@@ -15,14 +15,19 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cdmtaskservice.api.context import RequestContext, context_of, put_context
+from cdmtaskservice.api.cors import Cors
 from cdmtaskservice.api.errors import ErrorReplies
-from cdmtaskservice.api.metrics import HttpMetrics, route_template
+from cdmtaskservice.services.numbers import Metrics
 
 _CLIENT_GONE = 499
 """The status that counts for requests whose client left before the answer began, as nginx has it."""
 
 _SLASHES = re.compile("/{2,}")
 _RAW_SLASHES = re.compile(b"/{2,}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+_JOB = re.compile(r"/(?:jobs|callback/\w+)/(?P<job>[\w-]{1,64})(?:/(?:container|log)/(?P<container>\d{1,10})(?=/|$))?")
+"""What a path says of the job that a request is about."""
+
 _QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 _log = structlog.get_logger(__name__)
@@ -31,13 +36,15 @@ _log = structlog.get_logger(__name__)
 class RequestMiddleware:
     """Gives every request an ID, answers whatever went wrong inside, and records what came of it.
 
+    cors: what pages of other origins are told; their browsers' questions are answered here, as they bring no token.
     root_path: what a proxy in front takes off the path, whether it does so or leaves it to us. Empty: the server's own.
     """
 
-    def __init__(self, app: ASGIApp, replies: ErrorReplies, metrics: HttpMetrics, root_path: str = "") -> None:
+    def __init__(self, app: ASGIApp, replies: ErrorReplies, metrics: Metrics, cors: Cors, root_path: str = "") -> None:
         self._app = app
         self._replies = replies
         self._metrics = metrics
+        self._cors = cors
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,43 +57,59 @@ class RequestMiddleware:
         if self._root_path:
             scope["root_path"] = self._root_path
         make_path_regular(scope)
-        header = (b"x-request-id", context.request_id.encode())
+        added = [(b"x-request-id", context.request_id.encode()), *self._cors.headers(scope)]
         status = 0
 
         async def send_tagged(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), header]
+                message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
         begun = time.perf_counter()
-        with structlog.contextvars.bound_contextvars(request_id=context.request_id):
+        about = _about(scope["path"])
+        with structlog.contextvars.bound_contextvars(request_id=context.request_id, **about):
             try:
-                await self._app(scope, receive, send_tagged)
+                await (self._cors.preflight(scope) or self._app)(scope, receive, send_tagged)
             except ClientDisconnect:
                 pass
             except Exception as error:
                 if status:
                     # Too late for another answer: only a connection that breaks tells the client. The server does that.
-                    _log.error("answer_broken_off", request_id=context.request_id, exc_info=error)
+                    _log.error("answer_broken_off", exc_info=error, **context.words)
                     raise
-                await self._replies.reply(context.request_id, error)(scope, receive, send_tagged)
+                with structlog.contextvars.bound_contextvars(**context.words):
+                    await self._replies.reply(context.request_id, error)(scope, receive, send_tagged)
             finally:
                 self._record(scope, status or _CLIENT_GONE, time.perf_counter() - begun)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        self._metrics.observe(scope, status, seconds)
+        method, route = scope["method"], route_template(scope)
+        self._metrics.answered(method if method in _METHODS else "other", route, status, seconds)
         write = _log.debug if scope["path"] in _QUIET else _log.info
         write(
             "request",
-            method=scope["method"],
+            method=method,
             path=scope["path"],
-            route=route_template(scope),
+            route=route,
             status=status,
             milliseconds=round(seconds * 1000, 1),
-            user=context_of(scope).user,
+            **context_of(scope).words,
         )
+
+
+def route_template(scope: Scope) -> str:
+    """The path of the route that served a request, with its parameters' names; `none` where there was no route."""
+    return getattr(scope.get("route"), "path", None) or "none"
+
+
+def _about(path: str) -> dict[str, str | int]:
+    found = _JOB.search(path)
+    if found is None:
+        return {}
+    container = found["container"]
+    return {"job": found["job"]} if container is None else {"job": found["job"], "container": int(container)}
 
 
 def make_path_regular(scope: Scope) -> None:

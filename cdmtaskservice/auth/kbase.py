@@ -20,6 +20,7 @@ from cdmtaskservice.auth.answers import Answers
 from cdmtaskservice.auth.base import check_token_syntax, check_user_name
 from cdmtaskservice.auth.principal import Principal
 from cdmtaskservice.domain.errors import DependencyUnavailableError, InvalidTokenError, InvalidUserError
+from cdmtaskservice.meter import UNMETERED, Meter, Metered
 
 _log = structlog.get_logger(__name__)
 
@@ -54,6 +55,7 @@ class KBaseAuthenticator:
         options: how it is asked.
         clock: seconds that never go back, for the cache.
         jitter: a random number from 0 to 1, for the waits between retries.
+        meter: told of every question that the auth service is asked.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class KBaseAuthenticator:
         options: KBaseAuthOptions | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.SystemRandom().random,
+        meter: Meter = UNMETERED,
     ) -> None:
         self._url = url.rstrip("/")
+        self._meter = meter
         self._options = o = options or KBaseAuthOptions()
         self._jitter = jitter
         self._tokens: Answers[bytes, Principal | None] = Answers(
@@ -149,6 +153,13 @@ class KBaseAuthenticator:
         Raises:
             DependencyUnavailableError: every attempt met with a fault.
         """
+        with Metered(self._meter, "auth", path.rstrip("/").rpartition("/")[2] or "root") as call:
+            answer = await self._get_persistently(path, token, query)
+            if answer.refuses_token:
+                call.outcome = "refused"
+            return answer
+
+    async def _get_persistently(self, path: str, token: str | None, query: dict[str, str] | None) -> _Answer:
         fault = ""
         for attempt in range(self._options.attempts):
             if attempt:

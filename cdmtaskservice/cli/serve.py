@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -25,16 +25,17 @@ def serve(config_file: Path) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Sends away those who only stay to read before it waits for requests under way, as they would never end."""
+    """A server that tells when it is told to end, while it still answers."""
 
-    def __init__(self, send_away: Callable[[], None], config: uvicorn.Config) -> None:
+    def __init__(self, stopping: Callable[[], None], config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._send_away = send_away
+        self._stopping = stopping
+        self._loop = asyncio.get_running_loop()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop serving."""
-        self._send_away()
-        await super().shutdown(sockets)
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come."""
+        self._loop.call_soon_threadsafe(self._stopping)
+        super().handle_exit(sig, frame)
 
 
 async def _serve(settings: Settings) -> None:
@@ -55,9 +56,13 @@ async def _serve(settings: Settings) -> None:
         async with running(settings) as services:
             serving = True
             server = _Server(
-                services.feeds.close,
+                services.stopping,
                 uvicorn.Config(
-                    create_app(services, root_path=settings.service.root_path),
+                    create_app(
+                        services,
+                        root_path=settings.service.root_path,
+                        cors_origins=settings.service.cors_origins,
+                    ),
                     host=settings.service.host,
                     port=settings.service.port,
                     log_config=None,

@@ -97,7 +97,7 @@ class Apt:
         }
         if suite is not None:
             signed_by = f"[signed-by={_KEYRING}] " if _KEYRING.exists() else ""
-            (state / "sources.list").write_text(f"deb {signed_by}{_mirror()} {suite} main\n")
+            (state / "sources.list").write_text(f"deb {signed_by}{mirror()} {suite} main\n")
             settings |= {
                 "Dir::Etc::sourcelist": state / "sources.list",
                 "Dir::Etc::sourceparts": "/dev/null",
@@ -191,7 +191,7 @@ def _only_one(lock: Path) -> Iterator[None]:
         yield
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Where this machine gets Debian itself from."""
     told = run(["apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"])
     for line in told.splitlines():

@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
 from cdmtaskservice.domain.errors import DependencyUnavailableError
 from cdmtaskservice.domain.records import Transition
+from cdmtaskservice.meter import UNMETERED, Meter, Metered
 
 _log = structlog.get_logger(__name__)
 
@@ -41,13 +42,23 @@ class KafkaPublisher:
     aiokafka may wait for ever on a broker that is away, so every wait here has a timeout.
     """
 
-    def __init__(self, config: KafkaConfig) -> None:
+    def __init__(self, config: KafkaConfig, meter: Meter = UNMETERED) -> None:
         self._config = config
+        self._meter = meter
         self._producer: Any = None
         self._lock = asyncio.Lock()
 
     async def publish(self, job_id: str, transition: Transition) -> None:
         """Returns once the broker has acknowledged the message. Raises: BrokerUnavailableError."""
+        with Metered(self._meter, "kafka", "publish"):
+            await self._publish(job_id, transition)
+
+    async def check(self) -> None:
+        """Raises: BrokerUnavailableError where the broker does not answer."""
+        with Metered(self._meter, "kafka", "metadata"):
+            await self._check()
+
+    async def _publish(self, job_id: str, transition: Transition) -> None:
         producer = await self._started()
         try:
             async with asyncio.timeout(self._config.timeout):
@@ -56,8 +67,7 @@ class KafkaPublisher:
             await self._discard(producer)
             raise BrokerUnavailableError(f"Kafka did not take a message: {e!r}") from e
 
-    async def check(self) -> None:
-        """Raises: BrokerUnavailableError where the broker does not answer."""
+    async def _check(self) -> None:
         producer = await self._started()
         try:
             async with asyncio.timeout(self._config.timeout):

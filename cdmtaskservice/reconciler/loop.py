@@ -2,6 +2,7 @@
 
 A look holds a lease on its job, so several service processes may run this loop side by side. A look that raises is
 repeated with exponential backoff and jitter, with the reason kept on the job; nothing that raises ever fails a job.
+A loop that ends hands its leases over: what it cannot bring to an end in time is due at once, for any other process.
 
 The same loop looks at stagings of reference data: what is said of jobs here is so of them, too.
 """
@@ -19,6 +20,7 @@ import structlog
 
 from cdmtaskservice.domain.clock import Clock
 from cdmtaskservice.domain.errors import CTSError, DependencyUnavailableError
+from cdmtaskservice.meter import UNMETERED, Meter
 from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.store.looks import Lease, Looked, LookStore
 
@@ -30,12 +32,20 @@ time at most, however fast its containers report."""
 
 _LONGEST_REST = 1.0
 
+_HAND_OVER = 5.0
+"""Seconds for giving back, at the end, what is held."""
+
 MAX_WANTED = 10_000
 """Hints that wait at once; whoever is turned away is found when its next look is due."""
 
 
 class Job(Looked, Protocol):
     """What is looked at."""
+
+    @property
+    def site(self) -> str:
+        """Where it is."""
+        ...
 
     @property
     def failures(self) -> int:
@@ -101,13 +111,26 @@ class LoopConfig:
 class Reconciler(Generic[J]):
     """Runs looks at jobs, each job by one process at a time."""
 
-    def __init__(self, jobs: LookStore[J], step: Step[J], clock: Clock, owner: str, config: LoopConfig) -> None:
-        """owner: a name for this process that no other process has or had."""
+    def __init__(
+        self,
+        jobs: LookStore[J],
+        step: Step[J],
+        clock: Clock,
+        owner: str,
+        config: LoopConfig,
+        *,
+        of: str = "job",
+        meter: Meter = UNMETERED,
+    ) -> None:
+        """owner: a name for this process that no other process has or had. of: what is looked at, in logs and
+        numbers."""
         self._jobs = jobs
         self._step = step
         self._clock = clock
         self._owner = owner
         self._config = config
+        self._of = of
+        self._meter = meter
         self._wanted: dict[str, bool] = {}
         """Jobs to look at now, and whether the look must be full."""
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -142,8 +165,8 @@ class Reconciler(Generic[J]):
                 await self._serve_hints(more)
             await self._drain()
         finally:
-            for task in list(self._running.values()):
-                task.cancel()
+            await self._break_off()
+            await self.pass_on()
 
     async def stop(self) -> None:
         """Begin no more looks. `run` returns once those that run are over and their leases handed over."""
@@ -212,27 +235,81 @@ class Reconciler(Generic[J]):
         if self._running:
             await asyncio.wait(list(self._running.values()))
 
-    async def _look(self, job_id: str, full: bool) -> None:
-        async with self._slots:
-            try:
-                now = self._clock()
-                lease = Lease(self._owner, now + datetime.timedelta(seconds=self._config.lease))
-                job = await self._jobs.lease(job_id, lease, now)
-                if job is None:
-                    # Whoever looks now may have read the containers before the news came: it must look again.
-                    await self._jobs.look_soon(job_id, now)
-                    return
-                if job.next_look is None:
-                    await self._jobs.release(job, self._owner, next_look=None)
-                    return
-                await self._look_leased(job, full or job.next_look <= now)
-            except DependencyUnavailableError as e:
-                # The lease runs out by itself, and the job is due then if it was due now.
-                _log.warning("look_interrupted", job=job_id, error=e.message)
-            except Exception:
-                _log.exception("look_failed", job=job_id)
+    async def pass_on(self) -> None:
+        """After the end: let other processes look at once at what there have been hints of."""
+        try:
+            async with asyncio.timeout(_HAND_OVER):
+                while self._wanted:
+                    job_id, _ = self._wanted.popitem()
+                    await self._jobs.look_soon(job_id, self._clock())
+        except (DependencyUnavailableError, TimeoutError):
+            _log.warning("hints_not_handed_over", of=self._of, hints=len(self._wanted))
 
-    async def _look_leased(self, job: J, full: bool) -> None:
+    async def _break_off(self) -> None:
+        looks = list(self._running.values())
+        for task in looks:
+            task.cancel()
+        if looks:
+            await asyncio.wait(looks, timeout=2 * _HAND_OVER)
+
+    async def _look(self, job_id: str, full: bool) -> None:
+        begun = False
+        try:
+            async with self._slots:
+                begun = not self._stopping
+                if begun:
+                    with structlog.contextvars.bound_contextvars(**{self._of: job_id}):
+                        await self._take_and_look(job_id, full)
+        finally:
+            if not begun:
+                self._wanted.setdefault(job_id, full)
+
+    async def _take_and_look(self, job_id: str, full: bool) -> None:
+        now = self._clock()
+        lease = Lease(self._owner, now + datetime.timedelta(seconds=self._config.lease))
+        taking = asyncio.ensure_future(self._jobs.lease(job_id, lease, now))
+        try:
+            # What the store was asked for it may do, though nobody waits for it: then the lease must be given back.
+            job = await asyncio.shield(taking)
+            if job is None:
+                # Whoever looks now may have read the containers before the news came: it must look again.
+                await self._jobs.look_soon(job_id, now)
+                return
+            if job.next_look is None:
+                await self._jobs.release(job, self._owner, next_look=None)
+                return
+            with structlog.contextvars.bound_contextvars(site=job.site):
+                await self._look_metered(job, full or job.next_look <= now, now)
+        except asyncio.CancelledError:
+            await self._hand_over(job_id, taking)
+            raise
+        except DependencyUnavailableError as e:
+            # The lease runs out by itself, and the job is due then if it was due now.
+            _log.warning("look_interrupted", error=e.message)
+        except Exception:
+            _log.exception("look_failed")
+
+    async def _hand_over(self, job_id: str, taking: asyncio.Future[J | None]) -> None:
+        """Give back the lease of a look that was broken off. One that was lost meanwhile stays with whoever has it."""
+        try:
+            async with asyncio.timeout(_HAND_OVER):
+                if await taking is not None and await self._jobs.hand_over(job_id, self._owner, self._clock()):
+                    _log.info("lease_handed_over")
+        except (DependencyUnavailableError, TimeoutError) as e:
+            _log.warning("lease_not_handed_over", error=str(e) or type(e).__name__)
+
+    async def _look_metered(self, job: J, full: bool, now: datetime.datetime) -> None:
+        since = self._jobs.due_since(job)
+        late = max(0.0, (now - since).total_seconds()) if since is not None and since <= now else None
+        begun = asyncio.get_running_loop().time()
+        outcome = "broken_off"
+        try:
+            outcome = await self._look_leased(job, full)
+        finally:
+            self._meter.looked(self._of, outcome, asyncio.get_running_loop().time() - begun, late)
+
+    async def _look_leased(self, job: J, full: bool) -> str:
+        """Look, note what came of it, and say it in a word."""
         planned = job.next_look
         look = asyncio.current_task()
         assert look is not None
@@ -242,7 +319,7 @@ class Reconciler(Generic[J]):
             result = await self._step.look(job, full=full, reachable_since=since)
         except Exception as e:
             transient = isinstance(e, DependencyUnavailableError)
-            _log.warning("look_will_be_repeated", job=job.id, error=repr(e), exc_info=not transient)
+            _log.warning("look_will_be_repeated", error=repr(e), exc_info=not transient)
             why = e.message if isinstance(e, CTSError) else f"{type(e).__name__}: {e}"
             at = self._clock() + datetime.timedelta(seconds=self._backoff(job.failures))
             current = await self._jobs.get(job.id) or job
@@ -256,17 +333,18 @@ class Reconciler(Generic[J]):
                 waiting=why[:1000],
                 told=e.told if isinstance(e, SiteUnreachableError) else None,
             )
-            return
+            return "unavailable" if transient else "failed"
         finally:
             keeper.cancel()
         if isinstance(result, Done):
             await self._jobs.release(result.job, self._owner, next_look=None)
-            return
+            return "done"
         at = self._clock() + datetime.timedelta(seconds=result.delay)
         if not full and planned is not None:
             at = planned
         if not await self._jobs.release(result.job, self._owner, next_look=at, waiting=result.why, told=result.told):
             self.hint(job.id, full=True)
+        return "waits" if result.why is None else "held_up"
 
     async def _keep_lease(self, job_id: str, look: asyncio.Task[None]) -> None:
         """Keep the lease for as long as the look takes; break the look off where the lease was lost."""
@@ -280,8 +358,8 @@ class Reconciler(Generic[J]):
                 held = until
             except DependencyUnavailableError as e:
                 kept = self._clock() < held
-                _log.warning("lease_not_extended", job=job_id, error=e.message)
-        _log.warning("lease_lost", job=job_id)
+                _log.warning("lease_not_extended", error=e.message)
+        _log.warning("lease_lost")
         look.cancel()
 
     def _backoff(self, failures: int) -> float:

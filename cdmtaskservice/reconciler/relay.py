@@ -84,8 +84,7 @@ class Relay:
         async with asyncio.TaskGroup() as group:
             try:
                 while not self._stopping:
-                    now = self._clock()
-                    owed = await self._jobs.lease_owed(now, now + self._lease)
+                    owed = await self._take()
                     if owed is None:
                         return
                     if more:
@@ -96,11 +95,26 @@ class Relay:
                 # One that fails must not cancel the others: a lease that is being taken then would be held by nobody.
                 faults.append(e)
 
+    async def _take(self) -> OwedJob | None:
+        now = self._clock()
+        taking = asyncio.ensure_future(self._jobs.lease_owed(now, now + self._lease))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            # The store does what it was asked for: the lease must not stay with a relay that has ended.
+            if (owed := await taking) is not None:
+                await self._jobs.published(owed.id, owed.published)
+            raise
+
     async def publish(self, owed: OwedJob) -> int:
         """Publish what a job owes, in order; returns how many messages the broker took.
 
         What was acknowledged before a failure is recorded, so that only the rest is sent again.
         """
+        with structlog.contextvars.bound_contextvars(job=owed.id):
+            return await self._publish(owed)
+
+    async def _publish(self, owed: OwedJob) -> int:
         count = owed.published
         try:
             for transition in owed.transitions[owed.published :]:

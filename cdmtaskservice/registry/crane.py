@@ -24,7 +24,8 @@ from cdmtaskservice.domain.errors import (
     ImageFetchError,
     ImageNoEntrypointError,
 )
-from cdmtaskservice.registry.faults import crane_fault, error_line
+from cdmtaskservice.meter import UNMETERED, Meter, Metered
+from cdmtaskservice.registry.faults import crane_fault, error_line, is_answer
 from cdmtaskservice.registry.names import ImageName
 
 _log = structlog.get_logger(__name__)
@@ -58,6 +59,7 @@ class Crane:
         environment: where the variables that crane may see are taken from: PATH, HOME, DOCKER_CONFIG
             (credentials), those of proxies and certificates, and no others. The process's own environment if
             None.
+        meter: told of every look-up.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class Crane:
         concurrency: int = 4,
         insecure_hosts: Collection[str] = (),
         environment: Mapping[str, str] | None = None,
+        meter: Meter = UNMETERED,
     ) -> None:
+        self._meter = meter
         self._executable = str(executable)
         self._timeout = timeout
         self._slots = asyncio.Semaphore(concurrency)
@@ -150,7 +154,10 @@ class Crane:
             # Not for `digest`: it would give that of one variant, where the digest of the whole index is wanted.
             flags.append(f"--platform={_PLATFORM}")
         # Two dashes end the options; besides, a normalized name starts with a host and never with a dash.
-        ended = await self._run(command, *flags, "--", asked)
+        with Metered(self._meter, "registry", command) as call:
+            ended = await self._run(command, *flags, "--", asked)
+            if ended is None or ended.code != 0:
+                call.outcome = "refused" if ended is not None and is_answer(ended.stderr) else "error"
         if ended is None:
             _log.warning("image_lookup_failed", image=str(name), command=command, reason="timeout")
             raise ImageFetchError(

@@ -23,6 +23,12 @@ def crane_fault(name: ImageName, stderr: str) -> CTSError:
     return ImageFetchError(f"The registry {name.host} did not give image {name}: {_shown(line)}")
 
 
+def is_answer(stderr: str) -> bool:
+    """Whether crane failed because of what the registry, or crane itself, has to say of the image."""
+    line = _error_line(stderr)
+    return next((fault.answer for fault in _FAULTS if fault.pattern.search(line)), False)
+
+
 def error_line(stderr: str) -> str:
     """The line of crane's output that says why it failed, not longer than a message may be."""
     return _shown(_error_line(stderr))
@@ -47,6 +53,8 @@ class _Fault:
     pattern: re.Pattern[str]
     message: str
     error: type[CTSError] = ImageFetchError
+    answer: bool = False
+    """Whether it is the registry's word on the image, and no fault of the registry's or between us."""
 
 
 def _any_of(*patterns: str) -> re.Pattern[str]:
@@ -60,20 +68,24 @@ _FAULTS: tuple[_Fault, ...] = (
         _any_of("could not parse reference"),
         "The image name {image} is not taken by crane: {text}",
         ImageNameParseError,
+        answer=True,
     ),
     _Fault(
         _any_of("no child with platform"),
         "Image {image} has no variant for linux/amd64; build it for that platform too and push it",
+        answer=True,
     ),
     _Fault(
         _any_of(r"MANIFEST_UNKNOWN: ", r": NAME_UNKNOWN: ", r": NOT_FOUND: ", r"status code 404 "),
         "There is no image {image}: the registry {host} knows no such repository, tag or digest. Compare the name with"
         " what was pushed",
+        answer=True,
     ),
     _Fault(
         _any_of(r"UNAUTHORIZED: ", r" DENIED: ", r"status code 40[13] "),
         "The registry {host} does not let the service read image {image}: it is private, or does not exist. Make it"
         " public, or give the service credentials for the registry",
+        answer=True,
     ),
     _Fault(
         _any_of(r" TOOMANYREQUESTS: ", r"status code 429 "),

@@ -10,6 +10,7 @@ from typing import TypeVar
 import structlog
 
 from cdmtaskservice.domain.errors import DependencyUnavailableError
+from cdmtaskservice.meter import Meter, Metered
 
 ATTEMPTS = 4
 """How often a request is sent at most."""
@@ -87,12 +88,17 @@ def judged(path: str, status: int, code: str = "") -> Exception:
 
 
 async def persist(
-    operation: str, path: str, attempt: Callable[[], Awaitable[Result]], deadline: float = DEADLINE
+    meter: Meter, operation: str, path: str, attempt: Callable[[], Awaitable[Result]], deadline: float = DEADLINE
 ) -> Result:
     """What `attempt` gives, which is called again where it raises TransientFaultError.
 
     deadline: seconds for all attempts together. Raises DependencyUnavailableError after it or after ATTEMPTS.
     """
+    with Metered(meter, "s3", operation, (RefusedError,)):
+        return await _persist(operation, path, attempt, deadline)
+
+
+async def _persist(operation: str, path: str, attempt: Callable[[], Awaitable[Result]], deadline: float) -> Result:
     fault: TransientFaultError | None = None
     try:
         async with asyncio.timeout(deadline):

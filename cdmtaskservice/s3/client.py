@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cdmtaskservice.domain.errors import S3BucketInaccessibleError, S3PathInaccessibleError
+from cdmtaskservice.meter import UNMETERED, Meter
 from cdmtaskservice.s3 import multipart
 from cdmtaskservice.s3.attempts import RefusedError
 from cdmtaskservice.s3.batches import run_batch, run_to_the_end
@@ -50,14 +51,14 @@ class S3Client:
         self._external = Endpoint(config.external_endpoint or config.endpoint)
 
     @classmethod
-    def create(cls, config: S3Config, clock: Callable[[], float] = time.time) -> Self:
+    def create(cls, config: S3Config, clock: Callable[[], float] = time.time, meter: Meter = UNMETERED) -> Self:
         """A client that opens its connections when they are first needed; presigning needs none.
 
         clock: seconds since 1970, for signatures. Raises ValueError where an endpoint is not `http[s]://host[:port]`.
         """
         signer = Signer(config.access_key, config.secret_key, config.region, clock)
-        store = Store(config)
-        return cls(config, store, Heads(config, signer, store), signer)
+        store = Store(config, meter)
+        return cls(config, store, Heads(config, signer, store, meter), signer)
 
     async def __aenter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ import aiohttp
 from yarl import URL
 
 from cdmtaskservice.domain.errors import DependencyUnavailableError
+from cdmtaskservice.meter import UNMETERED, Meter
 from cdmtaskservice.s3.attempts import RefusedError, TransientFaultError, judged, persist
 from cdmtaskservice.s3.batches import run_batch
 from cdmtaskservice.s3.model import S3Config, S3Object, split_path
@@ -27,11 +28,12 @@ _EXPIRES = 900
 class Heads:
     """HEAD requests over pooled connections. Must be closed."""
 
-    def __init__(self, config: S3Config, signer: Signer, store: Store) -> None:
+    def __init__(self, config: S3Config, signer: Signer, store: Store, meter: Meter = UNMETERED) -> None:
         """store: asked what a refusal means. Raises ValueError where `config.endpoint` is none."""
         self._config = config
         self._signer = signer
         self._store = store
+        self._meter = meter
         self._endpoint = Endpoint(config.endpoint)
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
@@ -68,7 +70,7 @@ class Heads:
                 # A presigned URL is no matter for logs.
                 raise TransientFaultError(f"{type(e).__name__}: {e}".replace(url, path)) from e
 
-        return await persist("head_object", path, attempt)
+        return await persist(self._meter, "head_object", path, attempt)
 
     def _opened(self) -> aiohttp.ClientSession:
         """The one session, made by the first call, since it belongs to the event loop that runs then."""

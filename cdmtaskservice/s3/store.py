@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from botocore.handlers import add_expect_header
 
 from cdmtaskservice.domain.errors import IllegalS3PathError
+from cdmtaskservice.meter import UNMETERED, Meter
 from cdmtaskservice.s3.attempts import DEADLINE, TransientFaultError, judged, persist
 from cdmtaskservice.s3.model import S3Config
 
@@ -34,9 +35,10 @@ _NOT_SET = (None, None, None, None)
 class Store:
     """One aiobotocore client, made by the first call. Must be closed."""
 
-    def __init__(self, config: S3Config) -> None:
+    def __init__(self, config: S3Config, meter: Meter = UNMETERED) -> None:
         """Opens no connection."""
         self._config = config
+        self._meter = meter
         self._client: Any = None
         self._opening = asyncio.Lock()
         self._open = AsyncExitStack()
@@ -78,7 +80,7 @@ class Store:
                 raise TransientFaultError(f"{type(e).__name__}: {e}") from e
             return answer
 
-        return await persist(operation, path, attempt, deadline)
+        return await persist(self._meter, operation, path, attempt, deadline)
 
     async def _opened(self) -> Any:
         async with self._opening:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cdmtaskservice.domain.clock import Clock
-from cdmtaskservice.store.jobs import JobStore
+from cdmtaskservice.services.numbers import Gauges, Numbers
 
 CHECK_TIMEOUT = 5.0
 """Seconds for one dependency to answer."""
@@ -35,14 +35,6 @@ class DependencyState:
     required: bool = True
 
 
-@dataclass(frozen=True)
-class Gauges:
-    """jobs: numbers by (site, state). owed: jobs that owe messages to the broker."""
-
-    jobs: Mapping[tuple[str, str], int]
-    owed: int
-
-
 class Health:
     """Asks every dependency, all at once."""
 
@@ -50,12 +42,12 @@ class Health:
         self,
         required: Mapping[str, Callable[[], Awaitable[None]]],
         optional: Mapping[str, Callable[[], Awaitable[None]]],
-        jobs: JobStore,
+        numbers: Numbers,
     ) -> None:
         """required, optional: by the dependency's name, a call that raises where it does not answer."""
         self._required = required
         self._optional = optional
-        self._jobs = jobs
+        self._numbers = numbers
 
     async def ready(self) -> Sequence[DependencyState]:
         """The state of every dependency."""
@@ -65,7 +57,7 @@ class Health:
 
     async def gauges(self) -> Gauges:
         """Numbers for the metrics. Raises: DependencyUnavailableError."""
-        return Gauges(await self._jobs.counts(), await self._jobs.count_owed())
+        return await self._numbers.gauges()
 
     @staticmethod
     async def _ask(name: str, check: Callable[[], Awaitable[None]], required: bool) -> DependencyState:

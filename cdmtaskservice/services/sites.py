@@ -51,6 +51,10 @@ class Sites:
             self._health[name] = health
             await asyncio.sleep(self._interval if health.available else min(self._interval, 1.0))
 
+    def availability(self) -> Mapping[str, bool]:
+        """By name whether each site could take work when it was last asked."""
+        return {name: health.available for name, health in self._health.items()}
+
     async def list(self) -> Sequence[SiteView]:
         """Every site, in the order of the settings."""
         closed = await self._store.closed()

@@ -37,6 +37,7 @@ from cdmtaskservice.domain.worker_calls import (
     UploadsRequest,
     WorkRequest,
 )
+from cdmtaskservice.meter import UNMETERED, Meter
 from cdmtaskservice.s3.client import S3Client
 from cdmtaskservice.s3.model import PartSpec
 from cdmtaskservice.services.jobs import log_file
@@ -92,6 +93,7 @@ class Workers:
         clock: Clock,
         changed: Callable[[str, bool], None],
         config: WorkerConfig,
+        meter: Meter = UNMETERED,
     ) -> None:
         """changed: told a job's ID, and whether its engine should be asked as well, where there is news."""
         self._jobs = jobs
@@ -104,12 +106,14 @@ class Workers:
         self._clock = clock
         self._changed = changed
         self._config = config
+        self._meter = meter
         self._remembered: dict[str, JobRecord] = {}
 
     async def work(self, job_id: str, number: int, request: WorkRequest) -> dict[str, Any]:
         """Claim a container and return its work order."""
         job = await self._open_job(job_id)
         claimed = await self._claim(job, number, request)
+        self._meter.reported(job.site, "claim")
         # A cancellation that came between the look at the job and the claim may have missed this executor.
         await self._open_job(job_id)
         return await self._order(job, claimed)
@@ -121,6 +125,7 @@ class Workers:
         claim = self._own(caller, job_id, number)
         job = await self._job(job_id)
         progress = Progress(beat.phase, beat.bytes_done, beat.bytes_total)
+        self._meter.reported(job.site, "heartbeat")
         current = await self._containers.heartbeat(job_id, number, claim.attempt, self._clock(), progress, beat.ending)
         if beat.ending is not None and current:
             self._changed(job_id, True)
@@ -225,6 +230,7 @@ class Workers:
         )
         if outcome is Outcome.APPLIED:
             self._changed(job_id, False)
+            self._meter.reported((await self._immutable(job_id)).site, state.value)
         elif outcome is Outcome.MISSING:
             await self._missing(job_id, number)
         elif outcome is Outcome.CONFLICT:

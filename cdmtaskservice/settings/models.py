@@ -22,6 +22,7 @@ from cdmtaskservice.settings.values import (
     OptionalSecret,
     OptionalStr,
     OptionalUrl,
+    Origin,
     S3Prefix,
     Server,
     Url,
@@ -53,6 +54,9 @@ class ServiceSettings(Section):
     """The most CPU hours that a job may ask for: CPUs x containers x runtime."""
     max_streams: int = Field(default=2000, ge=2, le=100_000)
     """How many logs and jobs may be followed at once in one process; one user may have half of them."""
+    cors_origins: Annotated[tuple[Origin, ...], comma_separated] = ()
+    """Web origins whose pages may call the service from a browser, such as https://app.example.org; * alone for all. A
+    list, or one string with commas. Blank: none."""
     shutdown_timeout: Duration = timedelta(seconds=30)
     """How long requests and looks under way may take to end at shutdown, in seconds or as an ISO 8601 duration."""
 
@@ -64,6 +68,13 @@ class ServiceSettings(Section):
                 f"must be set where service.host is no address that an executor can connect to, as {info.data['host']}"
             )
         return url
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _all_or_some(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in origins and len(origins) > 1:
+            raise ValueError("must not hold other origins beside *, which is all of them")
+        return origins
 
     @field_validator("worker_signing_secrets")
     @classmethod

@@ -63,6 +63,23 @@ def _check_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _check_origin(value: str) -> str:
+    if value == "*":
+        return value
+    advice = "must be an origin as browsers write it, such as https://app.example.org or http://localhost:8080, or *"
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError as exc:
+        raise ValueError(advice) from exc
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    usual = {"http": 80, "https": 443}
+    whole = value.lower() == f"{url.scheme}://{url.netloc}".lower()
+    if url.scheme not in usual or not host or not whole or re.search(r"[@*\s]", value):
+        raise ValueError(advice)
+    return f"{url.scheme}://{host}" if port in {None, usual[url.scheme]} else f"{url.scheme}://{host}:{port}"
+
+
 def _check_absolute(value: Path) -> Path:
     if not value.is_absolute():
         raise ValueError("must be an absolute path, since the service may be started from anywhere")
@@ -134,6 +151,9 @@ Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
 
 Url = Annotated[str, AfterValidator(_check_url)]
 """An http(s) URL without credentials, query and fragment, kept without trailing slashes."""
+
+Origin = Annotated[str, AfterValidator(_check_origin)]
+"""`http[s]://host[:port]` as browsers write it, or `*`."""
 
 AbsolutePath = Annotated[Path, AfterValidator(_check_absolute)]
 

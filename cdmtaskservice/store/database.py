@@ -18,6 +18,8 @@ from pymongo.errors import (
 )
 
 from cdmtaskservice.domain.errors import DependencyUnavailableError
+from cdmtaskservice.meter import UNMETERED, Meter
+from cdmtaskservice.store.listeners import listeners
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -99,7 +101,7 @@ class Database:
         self.db: Any = client[name]
 
     @classmethod
-    def connect(cls, uri: str, name: str, timeout: float) -> Self:
+    def connect(cls, uri: str, name: str, timeout: float, meter: Meter = UNMETERED) -> Self:
         """A client that finds its server when it is first needed.
 
         timeout: seconds for finding a server, and for half of the longest answer.
@@ -114,6 +116,7 @@ class Database:
             journal=True,
             appname="cdmtaskservice",
             maxPoolSize=32,
+            event_listeners=listeners(meter),
         )
         return cls(client, name)
 

@@ -13,6 +13,7 @@ from pymongo.errors import DuplicateKeyError
 from cdmtaskservice.domain.filters import JobFilter
 from cdmtaskservice.domain.records import JobRecord, Transition
 from cdmtaskservice.domain.states import TERMINAL_STATES, TRANSITIONS, JobState, Outcome
+from cdmtaskservice.meter import UNMETERED, Meter
 from cdmtaskservice.store.codec import (
     Document,
     decode_job,
@@ -34,11 +35,37 @@ class OwedJob:
     published: int
 
 
+@dataclass(frozen=True)
+class ActiveJobs:
+    """Jobs of one site in one state that are not over.
+
+    waiting: how many of them cannot go on now. since: when the one that has been in the state for longest entered it.
+    """
+
+    count: int
+    waiting: int
+    since: datetime.datetime
+
+
+@dataclass(frozen=True)
+class Owing:
+    """How many jobs owe messages, how many messages, and since when the oldest of these."""
+
+    jobs: int
+    messages: int
+    since: datetime.datetime | None
+
+
+_COMPARED = 100
+"""Jobs that owe messages among which the oldest message is looked for."""
+
+
 class JobStore(LookStore[JobRecord]):
     """The `jobs` collection."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, meter: Meter = UNMETERED) -> None:
         super().__init__(database.db.jobs, decode_job)
+        self._meter = meter
         self._jobs = database.db.jobs
         self._pending = database.db.pending
         self.on_transition: Callable[[str], None] = lambda job_id: None
@@ -150,6 +177,10 @@ class JobStore(LookStore[JobRecord]):
 
     # The reconciler
 
+    def due_since(self, record: JobRecord) -> datetime.datetime | None:
+        """As for all; what is due at once became so by its last transition."""
+        return super().due_since(record) or record.updated
+
     @store_call
     async def transition(
         self, job_id: str, to: Transition, fields: Mapping[str, Any] | None = None
@@ -187,6 +218,8 @@ class JobStore(LookStore[JobRecord]):
             )
             if moved is not None:
                 self.on_transition(job_id)
+                stayed = entry["time"] - document["transitions"][-1]["time"]
+                self._meter.left_state(document["site"], state.value, stayed / 1000)
                 return Outcome.APPLIED, decode_job(moved)
         return Outcome.CONFLICT, await self.get(job_id)
 
@@ -312,9 +345,37 @@ class JobStore(LookStore[JobRecord]):
         return counts
 
     @store_call
-    async def count_owed(self) -> int:
-        """The number of jobs that owe messages."""
-        return int(await self._jobs.count_documents({"owed": 1}))
+    async def active(self) -> Mapping[tuple[str, str], ActiveJobs]:
+        """The jobs that are not over, by (site, state)."""
+        going = {"$in": sorted(s.value for s in JobState if not s.is_terminal)}
+        found: dict[tuple[str, str], ActiveJobs] = {}
+        async for group in self._jobs.aggregate([{"$group": {"_id": "$site"}}]):
+            site = group["_id"]
+            waiting = [
+                # Texts alone are greater than the empty one: null and nothing at all are not, on any store.
+                {"$match": {"site": site, "state": going, "waiting": {"$gt": ""}}},
+                {"$group": {"_id": "$state", "n": {"$sum": 1}}},
+            ]
+            held = {row["_id"]: row["n"] async for row in self._jobs.aggregate(waiting)}
+            oldest = [
+                {"$match": {"site": site, "state": going}},
+                {"$group": {"_id": "$state", "n": {"$sum": 1}, "since": {"$min": "$updated"}}},
+            ]
+            async for row in self._jobs.aggregate(oldest):
+                state = row["_id"]
+                found[site, state] = ActiveJobs(row["n"], held.get(state, 0), from_millis(row["since"]))
+        return found
+
+    @store_call
+    async def owing(self) -> Owing:
+        """What is owed to the broker."""
+        total = {"$group": {"_id": None, "n": {"$sum": 1}, "made": {"$sum": "$made"}, "sent": {"$sum": "$published"}}}
+        async for row in self._jobs.aggregate([{"$match": {"owed": 1}}, total]):
+            first = self._jobs.find({"owed": 1}, {"transitions": 1, "published": 1}).sort([("updated", 1)])
+            owed = [_decode_owed(d) for d in await first.limit(_COMPARED).to_list(_COMPARED)]
+            times = [job.transitions[job.published].time for job in owed if job.published < len(job.transitions)]
+            return Owing(row["n"], row["made"] - row["sent"], min(times, default=None))
+        return Owing(0, 0, None)
 
 
 def _decode_owed(document: Mapping[str, Any]) -> OwedJob:

@@ -51,6 +51,18 @@ class Lease:
     until: datetime.datetime
 
 
+@dataclass(frozen=True)
+class Lag:
+    """How many records wait for a look that is due, and since when the one has that waits longest, if that is known."""
+
+    due: int
+    since: datetime.datetime | None
+
+
+_COMPARED = 100
+"""Records that are due of which the one is found that waits longest: those due at once do not say since when."""
+
+
 class LookStore(Generic[R]):
     """A collection of what is looked at."""
 
@@ -90,6 +102,34 @@ class LookStore(Generic[R]):
         millis = to_millis(now)
         found = self._looked.find({"next_look": {"$lte": millis}, "lease_until": {"$lte": millis}}, {"_id": 1})
         return [d["_id"] for d in await found.sort([("next_look", 1)]).limit(limit).to_list(limit)]
+
+    @store_call
+    async def hand_over(self, record_id: str, owner: str, at: datetime.datetime) -> bool:
+        """Give a lease back in the middle of a look, which another process is to make anew, no later than `at`. False
+        where it was not held any more."""
+        freed: Document = {"lease_until": 0, "lease_owner": ""}
+        millis = to_millis(at)
+        for seen, more in (({"next_look": {"$gt": millis}}, {"next_look": millis}), ({}, {})):
+            document = await self._looked.find_one_and_update(
+                {"_id": record_id, "lease_owner": owner, **seen}, {"$set": {**freed, **more}}, projection={"_id": 1}
+            )
+            if document is not None:
+                return True
+        return False
+
+    def due_since(self, record: R) -> datetime.datetime | None:
+        """Since when a record has been due, if its next look has come; None where that is not known."""
+        at = record.next_look
+        return at if at is not None and to_millis(at) else None
+
+    @store_call
+    async def lag(self, now: datetime.datetime) -> Lag:
+        """How many are due and not looked at, and since when the first of them that have been so for longest."""
+        millis = to_millis(now)
+        due = {"next_look": {"$lte": millis}, "lease_until": {"$lte": millis}}
+        found = self._looked.find(due).sort([("next_look", 1)]).limit(_COMPARED)
+        known = [since for d in await found.to_list(_COMPARED) if (since := self.due_since(self._decode(d)))]
+        return Lag(int(await self._looked.count_documents(due)), min(known, default=None))
 
     @store_call
     async def release(

@@ -54,6 +54,16 @@ class StagingStore(LookStore[StagingRecord]):
         return [_decode(d) async for d in self._stagings.find({"refdata": {"$in": list(refdata_ids)}})]
 
     @store_call
+    async def counts(self) -> Mapping[tuple[str, str], int]:
+        """The number of stagings by (site, state), those aside whose data was retired and removed."""
+        counts: dict[tuple[str, str], int] = {}
+        # There are few of them: pieces of reference data times sites.
+        async for d in self._stagings.find({"removed_on": None}, {"site": 1, "state": 1}):
+            key = (d["site"], d["state"])
+            counts[key] = counts.get(key, 0) + 1
+        return counts
+
+    @store_call
     async def transition(
         self, staging: StagingRecord, to: StagingTransition, fields: Mapping[str, Any] | None = None
     ) -> StagingRecord | None:

@@ -15,6 +15,7 @@ from importlib.metadata import version
 
 import structlog
 
+from cdmtaskservice.api.metrics import PrometheusMetrics
 from cdmtaskservice.auth.base import Authenticator
 from cdmtaskservice.auth.container_token import ContainerTokens
 from cdmtaskservice.auth.kbase import KBaseAuthenticator, KBaseAuthOptions
@@ -22,6 +23,7 @@ from cdmtaskservice.auth.local import LocalAuthenticator
 from cdmtaskservice.auth.principal import Permissions, RoleNames
 from cdmtaskservice.domain.errors import DependencyUnavailableError
 from cdmtaskservice.events.kafka import KafkaConfig, KafkaPublisher
+from cdmtaskservice.meter import Meter
 from cdmtaskservice.reconciler.cleaner import Cleaner
 from cdmtaskservice.reconciler.container_jobs import ContainerJobConfig, ContainerJobs
 from cdmtaskservice.reconciler.jaws_cleaner import JawsCleaner
@@ -45,6 +47,7 @@ from cdmtaskservice.services.images import Images
 from cdmtaskservice.services.jobs import Jobs
 from cdmtaskservice.services.live_logs import LiveLogs
 from cdmtaskservice.services.nersc_client import NerscClient
+from cdmtaskservice.services.numbers import Numbers
 from cdmtaskservice.services.refdata import Refdata
 from cdmtaskservice.services.refdata_desk import RefdataDesk
 from cdmtaskservice.services.sites import Sites
@@ -62,6 +65,7 @@ from cdmtaskservice.store.live_logs import LiveLogStore
 from cdmtaskservice.store.refdata import RefdataStore
 from cdmtaskservice.store.sites import SiteStore
 from cdmtaskservice.store.stagings import StagingStore
+from cdmtaskservice.wiring.loops import Loops
 from cdmtaskservice.wiring.refdata import own_stager, staging_config
 from cdmtaskservice.wiring.sites import site_parts
 
@@ -89,30 +93,39 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
     A database that is away delays the start; anything else that is away does not.
     """
     async with AsyncExitStack() as stack:
+        info = ServiceInfo(
+            version=version("cdmtaskservice"),
+            git_hash=os.environ.get("CTS_GIT_HASH", "unknown"),
+            notes=settings.service.notes,
+            now=utc_now,
+        )
+        metrics = PrometheusMetrics(info.version, info.git_hash)
         database = Database.connect(
             settings.mongo.uri.get_secret_value(),
             settings.mongo.database,
             settings.mongo.timeout.total_seconds(),
+            metrics,
         )
         stack.callback(database.close)
         await _until_reached("database", database.create_indexes)
-        jobs, containers, files = JobStore(database), ContainerStore(database), FileStore(database)
-        s3 = await stack.enter_async_context(S3Client.create(_s3_config(settings.s3)))
-        publisher = KafkaPublisher(_kafka_config(settings.kafka))
+        jobs, containers, files = JobStore(database, metrics), ContainerStore(database), FileStore(database)
+        s3 = await stack.enter_async_context(S3Client.create(_s3_config(settings.s3), meter=metrics))
+        publisher = KafkaPublisher(_kafka_config(settings.kafka), metrics)
         stack.push_async_callback(publisher.close)
-        authenticator = _authenticator(settings.auth)
+        authenticator = _authenticator(settings.auth, metrics)
         stack.push_async_callback(authenticator.close)
         crane = Crane(
             settings.images.crane,
             settings.images.timeout.total_seconds(),
             insecure_hosts=settings.images.insecure_hosts,
             concurrency=settings.images.concurrency,
+            meter=metrics,
         )
 
         hints, staging_hints = _Hints(), _Hints()
         look_at_staging = partial(staging_hints.look, full=True)
         worker_files = WorkerFiles()
-        sites = site_parts(settings, worker_files, s3, lambda job_id: hints.look(job_id, full=True))
+        sites = site_parts(settings, worker_files, s3, metrics, lambda job_id: hints.look(job_id, full=True))
         lease = settings.reconciler.lease.total_seconds()
         relay = Relay(jobs, publisher, utc_now, lease=lease)
         container_jobs = ContainerJobs(
@@ -151,7 +164,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             max_backoff=settings.reconciler.max_backoff.total_seconds(),
             concurrency=settings.reconciler.concurrency,
         )
-        reconciler = Reconciler(jobs, step, utc_now, owner, loop_config)
+        reconciler = Reconciler(jobs, step, utc_now, owner, loop_config, meter=metrics)
         hints.target = reconciler.hint
         refdata_store, stagings = RefdataStore(database), StagingStore(database)
         staging_step = Stagings(
@@ -164,8 +177,12 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             utc_now,
             staging_config(settings),
         )
-        staging_reconciler = Reconciler(stagings, staging_step, utc_now, owner, loop_config)
+        staging_reconciler = Reconciler(
+            stagings, staging_step, utc_now, owner, loop_config, of="staging", meter=metrics
+        )
         staging_hints.target = staging_reconciler.hint
+        loops = Loops((reconciler, staging_reconciler), relay, settings.service.shutdown_timeout.total_seconds())
+
         permissions = _permissions(settings.auth)
         tokens = ContainerTokens(*(s.get_secret_value().encode() for s in settings.service.worker_signing_secrets))
         authentication = Authentication(authenticator, tokens, permissions, settings.s3.allowed_paths, utc_now)
@@ -223,17 +240,16 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             hints.look(job_id, full=full)
             events.wake(job_id)
 
+        def stopping() -> None:
+            loops.stop()
+            feeds.close()  # those who only stay to read would never end
+
         jobs.on_transition = came_to_a_state
         cleaner = Cleaner(
             jobs, containers, files, live_log_store, utc_now, age=settings.reconciler.orphan_age.total_seconds()
         )
         services = Services(
-            info=ServiceInfo(
-                version=version("cdmtaskservice"),
-                git_hash=os.environ.get("CTS_GIT_HASH", "unknown"),
-                notes=settings.service.notes,
-                now=utc_now,
-            ),
+            info=info,
             authentication=authentication,
             submission=Submission(
                 jobs,
@@ -253,7 +269,6 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             jobs=owned,
             events=events,
             live_logs=live_logs,
-            feeds=feeds,
             admin_jobs=AdminJobs(jobs, containers, files, owned, sites.all, authenticator, relay, publisher, utc_now),
             images=images,
             refdata=refdata,
@@ -279,6 +294,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                     silence_limit=settings.jobs.heartbeat_timeout.total_seconds(),
                     pids=settings.jobs.pids_limit,
                 ),
+                metrics,
             ),
             callbacks=Callbacks(
                 lambda job_id: hints.look(job_id, full=True),
@@ -294,8 +310,10 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                 },
                 # Without these the service still takes jobs and brings them to their end.
                 {"kafka": publisher.check, "crane": crane.check},
-                jobs,
+                Numbers(jobs, stagings, utc_now),
             ),
+            metrics=metrics,
+            stopping=stopping,
         )
 
         for name, site in sites.all.items():
@@ -313,10 +331,8 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         stager = own_stager(settings, sites.refdata_stores, own_desk)
         for task in (directory.watch(), cleaner.run(), jaws_cleaner.run(), keeper.run(), stager.run()):
             stack.push_async_callback(_cancel, asyncio.create_task(task))
-        patience = settings.service.shutdown_timeout.total_seconds()
-        for loop in (relay, reconciler, staging_reconciler):
-            running_loop = asyncio.create_task(loop.run())
-            stack.push_async_callback(_end, loop.stop, running_loop, patience)
+        loops.start()
+        stack.push_async_callback(loops.end)
         yield services
 
 
@@ -345,13 +361,6 @@ async def _until_reached(name: str, call: Callable[[], object]) -> None:
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-async def _end(stop: Callable[[], object], task: asyncio.Task[None], patience: float) -> None:
-    """Let a loop finish what it is doing, for `patience` seconds at most."""
-    await stop()  # type: ignore[misc]
-    await asyncio.wait([task], timeout=patience)
-    await _cancel(task)
 
 
 def _s3_config(settings: S3Settings) -> S3Config:
@@ -386,7 +395,7 @@ def _kafka_config(settings: KafkaSettings) -> KafkaConfig:
     )
 
 
-def _authenticator(settings: AuthSettings) -> Authenticator:
+def _authenticator(settings: AuthSettings, meter: Meter) -> Authenticator:
     if settings.kind == "local":
         assert settings.local_file is not None
         return LocalAuthenticator(settings.local_file)
@@ -398,6 +407,7 @@ def _authenticator(settings: AuthSettings) -> Authenticator:
             cache_time=settings.cache_time.total_seconds(),
             cache_size=settings.cache_size,
         ),
+        meter=meter,
     )
 
 

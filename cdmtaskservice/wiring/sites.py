@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from cdmtaskservice.meter import UNMETERED, Meter
 from cdmtaskservice.s3.client import S3Client
 from cdmtaskservice.services.worker_files import WorkerFiles
 from cdmtaskservice.settings import HTCondorSite as HTCondorSiteSettings
@@ -58,20 +59,22 @@ class SiteParts:
         return [name for name in self.all if name in self.refdata_places or name in self.refdata_served]
 
 
-def site_parts(settings: Settings, files: WorkerFiles, s3: S3Client, changed: Callable[[str], None]) -> SiteParts:
+def site_parts(
+    settings: Settings, files: WorkerFiles, s3: S3Client, meter: Meter, changed: Callable[[str], None]
+) -> SiteParts:
     """The sites. changed: told the ID of a job whose engine has news."""
 
     async def executable() -> str:
         return (await files.build()).executable_sha256
 
-    platform = jaws_platform(settings, files)
+    platform = jaws_platform(settings, files, meter)
     with_executors: dict[str, ContainerSite] = {}
     of_jaws: dict[str, JawsSite] = {}
     for site in settings.sites:
         if isinstance(site, LocalSiteSettings):
             with_executors[site.name] = LocalSite(_local(site, settings), changed)
         elif isinstance(site, HTCondorSiteSettings):
-            with_executors[site.name] = HTCondorSite(htcondor_config(site, settings), executable)
+            with_executors[site.name] = HTCondorSite(htcondor_config(site, settings), executable, meter=meter)
         else:
             assert platform is not None
             of_jaws[site.name] = JawsSite(jaws_config(site, settings, platform), platform, s3)
@@ -93,7 +96,7 @@ def site_parts(settings: Settings, files: WorkerFiles, s3: S3Client, changed: Ca
     )
 
 
-def jaws_platform(settings: Settings, files: WorkerFiles) -> JawsPlatform | None:
+def jaws_platform(settings: Settings, files: WorkerFiles, meter: Meter = UNMETERED) -> JawsPlatform | None:
     """What the JAWS sites share; None where there is none."""
     if not any(isinstance(site, JawsSiteSettings) for site in settings.sites):
         return None
@@ -131,6 +134,7 @@ def jaws_platform(settings: Settings, files: WorkerFiles) -> JawsPlatform | None
             refdata_dir=jaws.refdata_dir,
         ),
         archive,
+        meter,
     )
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from cdmtaskservice.domain.records import JobRecord
 from cdmtaskservice.domain.states import JobState
-from cdmtaskservice.reconciler.loop import Next, Wait
+from cdmtaskservice.reconciler.loop import LoopConfig, Next, Reconciler, Wait
 from cdmtaskservice.sites.base import Run
+from cdmtaskservice.store.codec import to_millis
 from cdmtaskservice.store.looks import Lease
 from test.stand_ins.clockwork import START
 from test.stand_ins.job_house import BAD, GOOD, R, states
@@ -307,6 +308,110 @@ async def test_a_stopped_reconciler_finishes_its_looks_and_frees_their_leases(qu
         stuck.go_on.set()
         await quick.until_run(R)
     assert await quick.jobs.lease("j", Lease("p2", quick.clock()), quick.clock()) is not None
+
+
+@contextlib.asynccontextmanager
+async def cut_off(house, step, **loop):
+    """A reconciler that is cancelled in the middle of what it does, as at the end of its time."""
+    values = {"poll_interval": 0.02, "coalesce": 0.002, "lease": 1000.0}
+    reconciler = Reconciler(house.jobs, step, house.clock, "ends", LoopConfig(**(values | loop)))
+    task = asyncio.create_task(reconciler.run())
+    try:
+        yield reconciler
+    finally:
+        await reconciler.stop()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def held(house, job_id="j"):
+    """Who holds the job's lease, and from when on nobody does, as the database has it."""
+    document = await house.jobs._jobs.find_one({"_id": job_id})
+    return document["lease_owner"], document["lease_until"]
+
+
+async def test_a_look_that_is_cut_off_is_taken_over_at_once(house):
+    stuck = Stuck(house.step())
+    async with cut_off(house, stuck):
+        await house.submitted()
+        await stuck.entered.wait()
+        owner, until = await held(house)
+        assert owner == "ends"
+        assert until > to_millis(house.clock())
+    assert stuck.broken_off.is_set()
+    assert await held(house) == ("", 0)
+    # The clock stands still, so no lease can run out.
+    async with house.reconciling("other"):
+
+        async def given():
+            return R in house.site.runs
+
+        await house.until(given, ticking=False)
+    assert house.site.starts == {R: 1}
+
+
+async def test_news_that_a_cut_off_look_was_to_see_are_looked_at_at_once(house):
+    """The next look was long off: only a hint has led to the one that is cut off."""
+    stuck = Stuck(house.step(look_delay=1000.0))
+    await house.submitted(next_look=START + datetime.timedelta(seconds=1000))
+    async with cut_off(house, stuck) as reconciler:
+        reconciler.hint("j", full=True)
+        await stuck.entered.wait()
+    assert (await house.jobs.get("j")).next_look == START
+
+
+async def test_a_lease_that_is_being_taken_is_given_back(quick):
+    """What the database was asked for it does, though nobody waits for the answer any more."""
+    taking, go_on = asyncio.Event(), asyncio.Event()
+    real = quick.jobs.lease
+
+    async def slowly(*arguments):
+        taking.set()
+        await go_on.wait()
+        return await real(*arguments)
+
+    quick.jobs.lease = slowly
+    await quick.submitted()
+    async with cut_off(quick, quick.step()):
+        await taking.wait()
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+    assert await held(quick) == ("", 0)
+    assert quick.site.starts == {}
+
+
+async def test_a_lease_that_another_process_has_by_then_is_left_to_it(quick):
+    stuck = Stuck(quick.step())
+    async with cut_off(quick, stuck, lease=30.0):
+        await quick.submitted()
+        await stuck.entered.wait()
+        quick.clock.advance(60)
+        other = Lease("other", quick.clock() + datetime.timedelta(seconds=30))
+        assert await quick.jobs.lease("j", other, quick.clock())
+    assert await held(quick) == ("other", to_millis(other.until))
+
+
+async def test_hints_that_were_not_followed_are_passed_on(quick):
+    """Of many jobs only one can be looked at at once; the others' hints must not wait for their next looks."""
+    stuck = Stuck(quick.step())
+    later = START + datetime.timedelta(seconds=1000)
+    for job_id in ("j", "k", "l"):
+        await quick.submitted(job_id, next_look=later)
+    async with cut_off(quick, stuck, concurrency=1) as reconciler:
+        for job_id in ("j", "k", "l"):
+            reconciler.hint(job_id)
+        await stuck.entered.wait()
+    assert stuck.looks == 1
+    assert {(await quick.jobs.get(job_id)).next_look for job_id in ("j", "k", "l")} == {START}
+
+
+async def test_news_that_come_after_the_end_are_passed_on(quick):
+    """The server answers executors for a while after the last look."""
+    await quick.submitted(next_look=START + datetime.timedelta(seconds=1000))
+    async with quick.reconciling() as reconciler:
+        await reconciler.stop()
+    reconciler.hint("j")
+    await reconciler.pass_on()
+    assert (await quick.jobs.get("j")).next_look == START
 
 
 async def test_a_reconciler_that_is_cancelled_takes_its_looks_with_it(quick):

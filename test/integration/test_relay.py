@@ -96,7 +96,7 @@ async def make(jobs: JobStore, job_id: str, count: int = len(GOOD)) -> None:
 
 async def published(jobs: JobStore, clock: FakeClock | None = None) -> None:
     async def nothing_owed() -> bool:
-        return await jobs.count_owed() == 0
+        return (await jobs.owing()).jobs == 0
 
     await eventually(nothing_owed, tick=(lambda: clock.advance(1)) if clock else None)
 
@@ -196,7 +196,7 @@ async def test_a_relay_whose_lease_ran_out_while_it_published_takes_nothing_back
     assert await one.publish(fresh) == 5
     assert await one.publish(stale) == 4
     job = await jobs.get("j")
-    assert (job.published, await jobs.count_owed()) == (5, 0)
+    assert (job.published, (await jobs.owing()).jobs) == (5, 0)
     await check_complete(jobs, publisher, ["j"])
 
 
@@ -207,7 +207,7 @@ async def test_a_transition_that_is_made_while_its_job_is_published_is_owed(jobs
     owed = OwedJob("j", (await jobs.get("j")).transitions, 0)
     await jobs.transition("j", Transition(GOOD[1], START, "new"))
     await one.publish(owed)
-    assert await jobs.count_owed() == 1
+    assert (await jobs.owing()).jobs == 1
     async with running(one):
         await published(jobs)
     await check_complete(jobs, publisher, ["j"])
@@ -291,7 +291,7 @@ async def test_an_outage_of_the_broker_loses_nothing(jobs, stack, kafka):
         with pytest.raises(BrokerUnavailableError):
             await kafka.publish("x", Transition(S.CREATED, START, "x"))
         assert time.monotonic() - start < 2 + 2 + 2 + 2  # a timeout, and what it takes to let go of the old producer
-        assert await jobs.count_owed() == 1
+        assert (await jobs.owing()).jobs == 1
         await asyncio.to_thread(stack.broker.start)
         await make(jobs, "after")
         await eventually(lambda: _none_owed(jobs), within=30)
@@ -303,7 +303,7 @@ async def test_an_outage_of_the_broker_loses_nothing(jobs, stack, kafka):
 
 
 async def _none_owed(jobs: JobStore) -> bool:
-    return await jobs.count_owed() == 0
+    return (await jobs.owing()).jobs == 0
 
 
 async def test_a_broker_that_hangs_is_not_waited_for(stack, kafka):
@@ -340,3 +340,37 @@ async def test_closing_while_the_broker_hangs_ends(stack, kafka):
     with contextlib.suppress(BrokerUnavailableError):
         await sending
     stack.broker.resume()
+
+
+async def test_a_relay_that_is_cut_off_leaves_nothing_leased(jobs):
+    """Neither what it is publishing, nor what the database was giving it just then."""
+    await jobs.insert(a_job("j"))
+    await jobs.insert(a_job("k"))
+    publishing, taking = asyncio.Event(), asyncio.Event()
+    real = jobs.lease_owed
+
+    class Hanging:
+        async def publish(self, job_id, transition):
+            publishing.set()
+            await asyncio.Event().wait()
+
+    async def slowly_at_last(*arguments):
+        if publishing.is_set():
+            taking.set()
+            await asyncio.sleep(0)
+        return await real(*arguments)
+
+    jobs.lease_owed = slowly_at_last
+    clock = FakeClock()
+    relay = Relay(jobs, Hanging(), clock, lease=1000.0)
+    running = asyncio.create_task(relay.run())
+    await publishing.wait()
+    await taking.wait()
+    await relay.stop()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    jobs.lease_owed = real
+    until = clock() + datetime.timedelta(seconds=9)
+    found = [await jobs.lease_owed(clock(), until) for _ in range(2)]
+    assert {owed.id for owed in found} == {"j", "k"}
+    assert [owed.published for owed in found] == [0, 0]

@@ -183,7 +183,7 @@ async def test_an_accepted_job_is_stored_whole(desk):
     assert desk.accepted == [job_id]
     assert await desk.stored() == {"jobs": 1, "containers": 2, "files": 1}
     assert await desk.jobs.due(START, 10) == [job_id]
-    assert await desk.jobs.count_owed() == 1
+    assert (await desk.jobs.owing()).jobs == 1
 
 
 # The order of checks. Every request has its own fault and all the faults after it, and is answered by the first.

@@ -68,6 +68,7 @@ class Room(JobHouse):
                 upload_batch=500,
                 max_attempts=3,
             ),
+            self.meter,
         )
 
     def _changed(self, job_id: str, full: bool) -> None:

@@ -19,6 +19,7 @@ from cdmtaskservice.store.files import FileStore
 from cdmtaskservice.store.jobs import JobStore
 from test.stand_ins.clockwork import START, FakeClock, counting_ids, eventually
 from test.stand_ins.fake_site import FakeSite
+from test.stand_ins.noted_meter import NotedMeter
 
 S = JobState
 GOOD: Sequence[JobState] = (
@@ -73,7 +74,8 @@ class JobHouse:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.jobs = JobStore(database)
+        self.meter = NotedMeter()
+        self.jobs = JobStore(database, self.meter)
         self.containers = ContainerStore(database)
         self.files = FileStore(database)
         self.site = FakeSite()
@@ -100,7 +102,8 @@ class JobHouse:
     async def reconciling(self, owner: str = "p1", step: Any = None, **loop: Any) -> AsyncIterator[Reconciler]:
         """A reconciler that runs, and that ends well."""
         values: dict[str, Any] = {"poll_interval": 0.02, "coalesce": 0.002, "lease": 30.0, "max_backoff": 60.0}
-        reconciler = Reconciler(self.jobs, step or self.step(), self.clock, owner, LoopConfig(**(values | loop)))
+        config = LoopConfig(**(values | loop))
+        reconciler = Reconciler(self.jobs, step or self.step(), self.clock, owner, config, meter=self.meter)
         self.reconciler = reconciler
         task = asyncio.create_task(reconciler.run())
         try:

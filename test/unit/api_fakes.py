@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import httpx
 from fastapi import FastAPI
 
+from cdmtaskservice.api.metrics import PrometheusMetrics
 from cdmtaskservice.app import create_app
 from cdmtaskservice.auth.container_token import ContainerClaim
 from cdmtaskservice.auth.principal import Principal
@@ -28,10 +29,11 @@ from cdmtaskservice.domain.refdata import RefdataRecord, StagingRecord, StagingT
 from cdmtaskservice.domain.states import JobState, RefdataState
 from cdmtaskservice.s3.model import S3Object
 from cdmtaskservice.services.events import JobNews
-from cdmtaskservice.services.health import DependencyState, Gauges, ServiceInfo
+from cdmtaskservice.services.health import DependencyState, ServiceInfo
 from cdmtaskservice.services.jobs import FilesPage
 from cdmtaskservice.services.live_logs import FollowedLog
 from cdmtaskservice.services.nersc_client import ClientLifetime
+from cdmtaskservice.services.numbers import Gauges, LookLag
 from cdmtaskservice.services.refdata import RefdataView
 from cdmtaskservice.services.sites import SiteView
 from cdmtaskservice.services.submission import Checked
@@ -381,6 +383,9 @@ class FakeSites(Fake):
             SiteView(jaws, False, SiteHealth(False, "JAWS does not answer")),
         ]
 
+    def availability(self) -> Mapping[str, bool]:
+        return {"kbase": True, "perlmutter-jaws": False}
+
     async def set_active(self, *arguments: Any) -> None:
         self.note("set_active", *arguments)
 
@@ -478,7 +483,16 @@ class FakeHealth(Fake):
 
     async def gauges(self) -> Gauges:
         self.note("gauges")
-        return Gauges({("kbase", "complete"): 7, ("kbase", "error"): 1}, 3)
+        return Gauges(
+            {("kbase", "complete"): 7, ("kbase", "job_submitted"): 4},
+            owed=3,
+            waiting={("kbase", "job_submitted"): 2},
+            oldest={("kbase", "job_submitted"): 3600.5},
+            messages=9,
+            owed_seconds=12.5,
+            lag={"job": LookLag(5, 1.5), "staging": LookLag(0, 0.0)},
+            stagings={("kbase", "complete"): 6},
+        )
 
 
 class FakeWorkerFiles(Fake):
@@ -514,6 +528,8 @@ class FakeServices:
     nersc_client: FakeNerscClient = dataclasses.field(default_factory=FakeNerscClient)
     worker_files: FakeWorkerFiles = dataclasses.field(default_factory=FakeWorkerFiles)
     health: FakeHealth = dataclasses.field(default_factory=FakeHealth)
+    metrics: PrometheusMetrics = dataclasses.field(default_factory=lambda: PrometheusMetrics("0.0.0", "0123abc"))
+    stopping: Callable[[], None] = dataclasses.field(default=lambda: None)
 
     def app(self, **options: Any) -> FastAPI:
         """An application made of these."""

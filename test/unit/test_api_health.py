@@ -109,7 +109,7 @@ async def test_faults_inside_count_too(services: FakeServices, client: Client) -
 async def test_numbers_of_the_store(client: Client) -> None:
     numbers = await _numbers(client)
     assert numbers["cts_jobs", ("kbase", "complete")] == 7
-    assert numbers["cts_jobs", ("kbase", "error")] == 1
+    assert numbers["cts_jobs", ("kbase", "job_submitted")] == 4
     assert numbers["cts_jobs_owing_messages", ()] == 3
     assert numbers["cts_store_up", ()] == 1
 

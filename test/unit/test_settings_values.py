@@ -134,3 +134,43 @@ def test_what_one_setting_asks_of_another() -> None:
     sasl = problems_of(TEMPLATE, with_env(KBCTS_KAFKA_SECURITY_PROTOCOL="SASL_SSL"))
     assert set(sasl) == {"kafka.sasl_user", "kafka.sasl_password"}
     assert load_settings(TEMPLATE, with_env(KBCTS_SERVICE_HOST="::1")).service.url == "http://[::1]:5000"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("", ()),
+        ("*", ("*",)),
+        ("https://app.example.org", ("https://app.example.org",)),
+        ("https://App.Example.org:443, http://localhost:8080", ("https://app.example.org", "http://localhost:8080")),
+        ("http://[::1]:3000", ("http://[::1]:3000",)),
+    ],
+)
+def test_origins_are_kept_as_browsers_write_them(given: str, kept: tuple[str, ...]) -> None:
+    settings = load_settings(TEMPLATE, with_env(KBCTS_SERVICE_CORS_ORIGINS=given))
+    assert settings.service.cors_origins == kept
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "app.example.org",
+        "https://app.example.org/",
+        "https://app.example.org/path",
+        "https://app.example.org?a",
+        "https://a@app.example.org",
+        "https://*.example.org",
+        "ftp://app.example.org",
+        "null",
+        "https://",
+        "https://app.example.org:99999",
+    ],
+)
+def test_wrong_origins(origin: str) -> None:
+    problems = problems_of(TEMPLATE, with_env(KBCTS_SERVICE_CORS_ORIGINS=origin))
+    assert set(problems) == {"service.cors_origins[0]"}
+
+
+def test_all_origins_and_some_are_a_mistake() -> None:
+    problems = problems_of(TEMPLATE, with_env(KBCTS_SERVICE_CORS_ORIGINS="*,https://app.example.org"))
+    assert set(problems) == {"service.cors_origins"}

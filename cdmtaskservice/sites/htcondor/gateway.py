@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import structlog
 
+from cdmtaskservice.meter import UNMETERED, Meter, Metered
 from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.sites.htcondor.config import HTCondorSiteConfig
 
@@ -50,9 +51,11 @@ class Gateway:
         schedd: str | None = None,
         token_directory: Path | None = None,
         command: Sequence[str] = (sys.executable, "-m", "cdmtaskservice.sites.htcondor.agent"),
+        meter: Meter = UNMETERED,
     ) -> None:
         """site: its name, for messages. The rest: as in `HTCondorSiteConfig`. command: starts the agent."""
         self._site = site
+        self._meter = meter
         self._command = [*command, *([f"--collector={collector}"] if collector else [])]
         self._schedd = schedd
         """The one to use. Where none was named, the first that was found stays the one."""
@@ -62,7 +65,7 @@ class Gateway:
         self._hangs: str | None = None
 
     @classmethod
-    def of(cls, config: HTCondorSiteConfig) -> Self:
+    def of(cls, config: HTCondorSiteConfig, meter: Meter = UNMETERED) -> Self:
         """That of a site."""
         return cls(
             config.info.name,
@@ -70,6 +73,7 @@ class Gateway:
             collector=config.collector,
             schedd=config.schedd,
             token_directory=config.token_directory,
+            meter=meter,
         )
 
     async def call(self, name: str, limit: float, /, *, vital: bool = True, turn: float = 0.0, **arguments: Any) -> Any:
@@ -82,21 +86,25 @@ class Gateway:
         async with self._in_turn(turn):
             if self._hangs is not None and name != "ping":
                 raise PoolBusyError(self._hangs)
-            try:
-                async with asyncio.timeout(limit):
-                    answer = await self._exchange({"call": name, "arguments": arguments})
-            except TimeoutError:
-                why = f"site {self._site}: HTCondor has not answered {name} within {limit:g} seconds"
-                self._hangs = why if vital else None
-                await self.close()
-                raise PoolHangsError(why) from None
-            except (OSError, EOFError, ValueError) as error:
-                await self.close()
-                raise SiteUnreachableError(f"site {self._site}: the agent for HTCondor died: {error}") from error
-            except BaseException:
-                # Cancelled in the middle of a call: its answer must not be taken for that of the next one.
-                self._kill()
-                raise
+            with Metered(self._meter, "htcondor", name, (PoolRefusedError,)):
+                return await self._call(name, limit, vital, arguments)
+
+    async def _call(self, name: str, limit: float, vital: bool, arguments: Mapping[str, Any]) -> Any:
+        try:
+            async with asyncio.timeout(limit):
+                answer = await self._exchange({"call": name, "arguments": arguments})
+        except TimeoutError:
+            why = f"site {self._site}: HTCondor has not answered {name} within {limit:g} seconds"
+            self._hangs = why if vital else None
+            await self.close()
+            raise PoolHangsError(why) from None
+        except (OSError, EOFError, ValueError) as error:
+            await self.close()
+            raise SiteUnreachableError(f"site {self._site}: the agent for HTCondor died: {error}") from error
+        except BaseException:
+            # Cancelled in the middle of a call: its answer must not be taken for that of the next one.
+            self._kill()
+            raise
         self._hangs = None
         self._schedd = answer.get("schedd") or self._schedd
         if "error" in answer:

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from cdmtaskservice.meter import UNMETERED, Meter
 from cdmtaskservice.sites.base import (
     Run,
     RunRequest,
@@ -93,12 +94,16 @@ class HTCondorSite:
     restarts_executors = True
 
     def __init__(
-        self, config: HTCondorSiteConfig, executable: Callable[[], Awaitable[str]], gateway: Gateway | None = None
+        self,
+        config: HTCondorSiteConfig,
+        executable: Callable[[], Awaitable[str]],
+        gateway: Gateway | None = None,
+        meter: Meter = UNMETERED,
     ) -> None:
         """executable: gives the SHA-256 of the `executable.sh` that workers are to run, 64 hex digits."""
         self._config = config
         self._executable = executable
-        self._gateway = gateway or Gateway.of(config)
+        self._gateway = gateway or Gateway.of(config, meter)
         self.submit_window = config.submit_timeout + _LATE_ANSWERS
         self._queue = Coalesced(self._fetch_queue)
         self._history = Coalesced(self._fetch_history)

@@ -57,7 +57,8 @@ def describe(
         "when_to_transfer_output": "ON_EXIT",
         "transfer_input_files": worker.executable_url,
         "transfer_output_files": '""',
-        "initialdir": config.initial_dir or "/tmp",  # noqa: S108 - on the schedd's machine, where nothing is written
+        # Nothing is written there. The bindings look for it on the service's machine, so it must be where any has one.
+        "initialdir": "/tmp",  # noqa: S108
         "request_cpus": str(first.cpus),
         "request_memory": str(math.ceil((first.memory + config.executor_memory) / 2**20)),
         "request_disk": str(math.ceil((first.disk + config.scratch) / 2**10)),
@@ -88,7 +89,7 @@ def describe(
     if requirement := client_group_requirement(config):
         description["requirements"] = requirement
     if config.initial_dir:
-        description["error"] = f"cts-{job}-$(cts_container)-$(cts_attempt).log"
+        description["error"] = f"{config.initial_dir}/cts-{job}-$(cts_container)-$(cts_attempt).log"
     if len(requests) > config.idle_at_once:
         description["max_idle"] = str(config.idle_at_once)
         # Which procs are not in the queue yet.

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from cdmtaskservice.meter import UNMETERED, Meter, Metered
 from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.sites.jaws.breaker import Breaker
 from cdmtaskservice.sites.jaws.config import JawsConfig
@@ -68,7 +69,8 @@ class RunLog:
 class JawsCentral:
     """A client. Every method raises SiteUnreachableError where JAWS does not answer as it should."""
 
-    def __init__(self, config: JawsConfig) -> None:
+    def __init__(self, config: JawsConfig, meter: Meter = UNMETERED) -> None:
+        self._meter = meter
         self._token = WatchedFile(config.token, "JAWS token")
         self._user = config.user
         self._good: str | None = None
@@ -135,6 +137,10 @@ class JawsCentral:
 
     async def _ask(self, token: str, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         self._breaker.check()
+        with Metered(self._meter, "jaws", _name_of(path), (JawsRefusedError, NoSuchRunError)):
+            return await self._tried(token, method, path, body)
+
+    async def _tried(self, token: str, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         why = ""
         for attempt in range(_TRIES):
             if attempt:
@@ -158,6 +164,12 @@ class JawsCentral:
             if reply.status_code < 500 and reply.status_code not in {408, 429}:
                 raise JawsRefusedError(why)
         raise SiteUnreachableError(why)
+
+
+def _name_of(path: str) -> str:
+    """What a call is named by: what it is of, or does to a run."""
+    _, _, of, *rest = path.partition("?")[0].strip("/").split("/")
+    return rest[1] if len(rest) > 1 else of
 
 
 def _object(reply: httpx.Response) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import datetime
 import io
 import json
 import shlex
+import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,13 +23,17 @@ import structlog
 import tenacity
 from authlib.common.errors import AuthlibBaseError
 from joserfc.errors import JoseError
-from sfapi_client import AsyncClient
-from sfapi_client.exceptions import SfApiError
 
+from cdmtaskservice.meter import UNMETERED, Meter, Metered
 from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.sites.jaws.breaker import Breaker
 from cdmtaskservice.sites.jaws.config import NerscConfig
 from cdmtaskservice.sites.jaws.credentials import SfapiCredentials, WatchedFile, parse_credentials
+
+with warnings.catch_warnings(record=True):
+    # A library below it warns of its own future whenever it is loaded, past the log, which is not set up by then.
+    from sfapi_client import AsyncClient
+    from sfapi_client.exceptions import SfApiError
 
 _log = structlog.get_logger(__name__)
 
@@ -65,8 +70,9 @@ class NerscRefusedError(SiteUnreachableError):
 class Nersc:
     """One user's access. Credentials that were renewed are taken up by the next call."""
 
-    def __init__(self, config: NerscConfig) -> None:
+    def __init__(self, config: NerscConfig, meter: Meter = UNMETERED) -> None:
         self._config = config
+        self._meter = meter
         self._file = WatchedFile(config.credentials, "NERSC credentials")
         self._client: AsyncClient | None = None
         self._used: SfapiCredentials | None = None
@@ -89,14 +95,16 @@ class Nersc:
     async def upload(self, machine: str, path: str, content: bytes) -> None:
         """Write a file, whose directory must be there."""
         reply = await self._call(
-            lambda c: c.put(f"utilities/upload/{machine}/{quote(path)}", files={"file": io.BytesIO(content)})
+            "upload", lambda c: c.put(f"utilities/upload/{machine}/{quote(path)}", files={"file": io.BytesIO(content)})
         )
         _checked(reply, f"write {path}")
 
     async def download(self, machine: str, path: str) -> str | None:
         """The text of a file; None where there is none."""
         reply = await self._call(
-            lambda c: c.get(f"utilities/download/{machine}/{quote(path)}", params={"binary": False}), missing=(404,)
+            "download",
+            lambda c: c.get(f"utilities/download/{machine}/{quote(path)}", params={"binary": False}),
+            missing=(404,),
         )
         if reply is None or _GONE in str(_object(reply).get("error")):
             return None
@@ -105,7 +113,7 @@ class Nersc:
     async def begin(self, machine: str, arguments: Sequence[str]) -> str:
         """Begin a command; returns the ID of its task, which NERSC knows until some minutes after its end."""
         line = shlex.join(["bash", "-c", f"exec {shlex.join(arguments)}"])
-        reply = await self._call(lambda c: c.post(f"utilities/command/{machine}", data={"executable": line}))
+        reply = await self._call("command", lambda c: c.post(f"utilities/command/{machine}", data={"executable": line}))
         task_id = _checked(reply, "run a command").get("task_id")
         if not task_id:
             raise SiteUnreachableError("NERSC did not say how it calls a command that it runs")
@@ -113,7 +121,7 @@ class Nersc:
 
     async def state(self, task_id: str) -> CommandState | None:
         """What became of a command; None where NERSC does not know it, so that it has ended."""
-        reply = await self._call(lambda c: c.get(f"tasks/{task_id}"), missing=(404, 410))
+        reply = await self._call("task", lambda c: c.get(f"tasks/{task_id}"), missing=(404, 410))
         if reply is None:
             return None
         task = _object(reply)
@@ -138,12 +146,12 @@ class Nersc:
 
     async def cancel(self, task_id: str) -> None:
         """Let NERSC forget a command."""
-        await self._call(lambda c: c.delete(f"tasks/{task_id}"), missing=(404, 410))
+        await self._call("cancel", lambda c: c.delete(f"tasks/{task_id}"), missing=(404, 410))
 
     async def why_down(self) -> str | None:
         """Why NERSC's machines cannot be used now, and until when if that is known; None where they can."""
         for machine in (self._config.submit_machine, self._config.transfer_machine):
-            reply = await self._call(partial(_get, f"status/{machine}"))
+            reply = await self._call("status", partial(_get, f"status/{machine}"))
             status = _object(reply)
             if status.get("status") not in {"active", "degraded"}:
                 notes = "; ".join(str(n) for n in status.get("notes") or ())
@@ -153,7 +161,7 @@ class Nersc:
 
     async def client_info(self) -> ClientInfo:
         """The client whose credentials are used."""
-        reply = await self._call(lambda c: c.get("account/clients"))
+        reply = await self._call("clients", lambda c: c.get("account/clients"))
         assert self._used is not None
         for client in _list(reply):
             if client.get("clientId") == self._used.client_id:
@@ -167,20 +175,27 @@ class Nersc:
 
     async def check(self) -> None:
         """The credentials must be good, and the configured user's."""
-        await self._call(lambda c: c.get("account/"))
+        await self._call("account", lambda c: c.get("account/"))
         if self._refused is not None:
             raise NerscRefusedError(self._why_refused)
 
     async def _end_of_outage(self, machine: str) -> str:
-        reply = await self._call(lambda c: c.get(f"status/outages/{machine}"), missing=(404,))
+        reply = await self._call("outages", lambda c: c.get(f"status/outages/{machine}"), missing=(404,))
         ends = [o.get("end_at") for o in _list(reply) if o.get("status") in _ONGOING]
         known = sorted(str(end) for end in ends if end)
         return f", until {known[-1]}" if known else ""
 
     async def _call(
-        self, ask: Callable[[AsyncClient], Awaitable[httpx.Response]], *, missing: Sequence[int] = ()
+        self, name: str, ask: Callable[[AsyncClient], Awaitable[httpx.Response]], *, missing: Sequence[int] = ()
     ) -> httpx.Response | None:
         """One call. None for an answer with a status of `missing`. A token that has run out is got anew, once."""
+        self._breaker.check()
+        with Metered(self._meter, "nersc", name, (NerscRefusedError,)):
+            return await self._tried(ask, missing)
+
+    async def _tried(
+        self, ask: Callable[[AsyncClient], Awaitable[httpx.Response]], missing: Sequence[int]
+    ) -> httpx.Response | None:
         for last in (False, True):
             self._breaker.check()
             client = None

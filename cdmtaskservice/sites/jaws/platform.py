@@ -18,6 +18,7 @@ from contextlib import suppress
 
 import structlog
 
+from cdmtaskservice.meter import UNMETERED, Meter
 from cdmtaskservice.sites.base import SiteUnreachableError
 from cdmtaskservice.sites.jaws.central import JawsCentral
 from cdmtaskservice.sites.jaws.config import JawsConfig, NerscConfig
@@ -58,11 +59,12 @@ class JawsPlatform:
         nersc: NerscConfig,
         jaws: JawsConfig,
         archive: Callable[[], Awaitable[bytes]],
+        meter: Meter = UNMETERED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """archive: gives the executor's code, as a .tar.gz."""
-        self.nersc = Nersc(nersc)
-        self.central = JawsCentral(jaws)
+        self.nersc = Nersc(nersc, meter)
+        self.central = JawsCentral(jaws, meter)
         self.nersc_config = nersc
         self.jaws_config = jaws
         self._archive = archive

@@ -61,6 +61,12 @@ class _Tracked:
     killed: bool = False
 
     @property
+    def words(self) -> Mapping[str, str | int]:
+        """What it is, for logs."""
+        run = self.stored.request.run
+        return {"run": self.name, "job": run.job_id, "container": run.container, "attempt": run.attempt}
+
+    @property
     def name(self) -> str:
         return self.stored.name
 
@@ -185,7 +191,7 @@ class Engine:
             self._files.declare_over(tracked.name, over)
             self._drop(tracked)
             self._news.changed.append(tracked.stored.request.run.job_id)
-            _log.info("executor_over", run=tracked.name, exit_code=over.exit_code, detail=over.detail)
+            _log.info("executor_over", **tracked.words, exit_code=over.exit_code, detail=over.detail)
 
     def _watch(self, tracked: _Tracked) -> None:
         """Find the process of an executor that another process of the service started."""
@@ -220,7 +226,7 @@ class Engine:
         if tracked.stop_sent is None:
             if send(tracked.descriptor, process, signal.SIGTERM):
                 tracked.stop_sent = now
-                _log.info("executor_told_to_end", run=tracked.name, reason=request.reason)
+                _log.info("executor_told_to_end", **tracked.words, reason=request.reason)
                 self._news.within(self._config.grace)
         elif not tracked.killed:
             left = tracked.stop_sent + self._config.grace - now
@@ -228,7 +234,7 @@ class Engine:
                 self._news.within(left)
             else:
                 tracked.killed = send(tracked.descriptor, process, signal.SIGKILL)
-                _log.warning("executor_killed", run=tracked.name, grace=self._config.grace)
+                _log.warning("executor_killed", **tracked.words, grace=self._config.grace)
 
     def _start_what_fits(self, now: float, hold: str | None) -> None:
         while self._queue:
@@ -271,7 +277,7 @@ class Engine:
             self._retry_at = now + self._retry_delay
             self._news.within(self._retry_delay)
             self._retry_delay = min(self._retry_delay * 2, _START_RETRY[1])
-            _log.error("executor_start_failed", run=head.name, error=str(error))
+            _log.error("executor_start_failed", **head.words, error=str(error))
             return False
         finally:
             os.close(lock)
@@ -279,7 +285,7 @@ class Engine:
         self._started[head.name] = head
         self._watched(head, open_process(head.child))
         self.trouble, self._retry_delay = None, _START_RETRY[0]
-        _log.info("executor_started", run=head.name, pid=head.child)
+        _log.info("executor_started", **head.words, pid=head.child)
         return True
 
     def _fits(self, request: RunRequest) -> bool:
