@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 NEWER_SUITES = ("testing", "sid")
 """Where to look, in this order, for what the machine's own release does not have."""
 
+_INSTALLED = Path("/var/lib/dpkg/status")
 _PAUSES = (2, 6)  # seconds before the second and the third try of anything that needs the network
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -69,6 +71,13 @@ def key_of(layout: int, packages: Sequence[str]) -> str:
     release = platform.freedesktop_os_release() if Path("/etc/os-release").exists() else {}
     machine = [release.get("ID"), release.get("VERSION_ID"), platform.machine()]
     return json.dumps({"format": layout, "packages": [*packages], "for": machine})
+
+
+def status_without(packages: frozenset[str]) -> str:
+    """The machine's list of installed packages, less those named."""
+    stanzas = re.split(r"\n{2,}", _INSTALLED.read_text(errors="surrogateescape").strip())
+    kept = [stanza for stanza in stanzas if stanza.partition("\n")[0].removeprefix("Package: ") not in packages]
+    return "\n\n".join(kept) + "\n"
 
 
 class Apt:

@@ -4,16 +4,16 @@
 
 `PARTS/debian` then holds podman, runc, conmon and the libraries that this machine lacks, docker-registry,
 crane, a static busybox and a static bash, unpacked and never installed. `PARTS/condor`, which the command
-fetches too, holds HTCondor. Each is replaced as a whole or not at all.
+fetches too, holds HTCondor, and `PARTS/browser` a browser for the tests of the pages. Each is replaced as a whole or
+not at all.
 """
 
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cdmtaskservice.embedded import apt, condor_packages
+from cdmtaskservice.embedded import apt, browser_packages, condor_packages
 from cdmtaskservice.embedded.apt import FetchFailed
 
 TOOLS = ("podman", "runc", "conmon", "crane", "docker-registry", "busybox", "bash-static")
@@ -31,7 +31,6 @@ _ALWAYS_OURS = frozenset(
     }
 )
 _SELF_CONTAINED = ("busybox-static", "bash-static", "docker-registry")
-_INSTALLED = Path("/var/lib/dpkg/status")
 _FORMAT = 1  # raise when the layout of the result changes
 
 _VERSION_ARGUMENTS = {"crane": "version", "busybox": "true"}
@@ -70,7 +69,13 @@ def main(arguments: Sequence[str]) -> int:
         lambda: condor_packages.is_complete(parts),
         lambda: condor_packages.fetch(parts),
     )
-    return 0 if container_tools and condor else 1
+    browser = _bring(
+        "browser",
+        f"Chromium from Debian into {parts}/browser",
+        lambda: browser_packages.is_complete(parts),
+        lambda: browser_packages.fetch(parts),
+    )
+    return 0 if container_tools and condor and browser else 1
 
 
 def _bring(what: str, how: str, is_there: Callable[[], bool], get: Callable[[], bool]) -> bool:
@@ -94,7 +99,7 @@ def _make(work: Path) -> None:
     """Everything that `PARTS/debian` is to hold, in `work`/unpacked, tried out."""
     unpacked = work / "unpacked"
     # With the machine's status apt leaves out the libraries that are there already.
-    own = apt.Apt(work / "apt/own", status=_status_without(_ALWAYS_OURS))
+    own = apt.Apt(work / "apt/own", status=apt.status_without(_ALWAYS_OURS))
     own.update()
     own.fetch_with_dependencies(_WITH_DEPENDENCIES)
     own.fetch(_SELF_CONTAINED)
@@ -105,13 +110,6 @@ def _make(work: Path) -> None:
     own.unpack(unpacked)
     _write_wrappers(unpacked)
     _try_out(unpacked)
-
-
-def _status_without(packages: frozenset[str]) -> str:
-    """The machine's list of installed packages, less those named."""
-    stanzas = re.split(r"\n{2,}", _INSTALLED.read_text(errors="surrogateescape").strip())
-    kept = [stanza for stanza in stanzas if stanza.partition("\n")[0].removeprefix("Package: ") not in packages]
-    return "\n\n".join(kept) + "\n"
 
 
 def _write_wrappers(unpacked: Path) -> None:
