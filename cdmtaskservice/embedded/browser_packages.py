@@ -16,7 +16,14 @@ _BROWSER = "chromium-headless-shell"
 _FONT = "fonts-dejavu-core"
 # Fetched even where the machine has them; what else depends on them must count as missing with them.
 _ALWAYS_OURS = frozenset({_BROWSER, "chromium-common", "chromium", "chromium-driver", "chromium-shell"})
-_UNNEEDED = ("etc", "usr/share/doc", "usr/share/man", "usr/share/icons", "usr/share/locale", "usr/lib/chromium/libVkLayer_*")
+_UNNEEDED = (
+    "etc",
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/icons",
+    "usr/share/locale",
+    "usr/lib/chromium/libVkLayer_*",
+)
 _FONTS = """\
 <?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">

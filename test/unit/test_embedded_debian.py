@@ -60,7 +60,9 @@ def test_what_is_installed_counts_except_what_must_be_ours(tmp_path: Path, monke
     assert apt.status_without(frozenset({"podman"})) == "Package: libc6\nVersion: 2\n"
 
 
-@pytest.mark.parametrize(("fetcher", "name"), [(debian, "debian"), (condor_packages, "condor"), (browser_packages, "browser")])
+@pytest.mark.parametrize(
+    ("fetcher", "name"), [(debian, "debian"), (condor_packages, "condor"), (browser_packages, "browser")]
+)
 def test_finished_for_another_release_is_not_finished(
     fetcher: object, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
