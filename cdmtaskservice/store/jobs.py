@@ -25,7 +25,6 @@ from cdmtaskservice.store.codec import (
 from cdmtaskservice.store.database import Database, store_call
 from cdmtaskservice.store.looks import LookStore
 
-
 _SEARCHED = ("id", "input.name", "tags", "input.image", "image.name")
 """Where a search for text looks."""
 
