@@ -13,19 +13,20 @@ from starlette.types import Receive, Scope, Send
 from cdmtaskservice.api import models, openapi, views
 from cdmtaskservice.api.auth import GuardedRoute, User
 from cdmtaskservice.api.paging import cursor_after
-from cdmtaskservice.api.parameters import MAX_OFFSET, ContainerNumber, JobId, WantedJobs
+from cdmtaskservice.api.parameters import MAX_NUMBER, MAX_OFFSET, MAX_PAGE, ContainerNumber, JobId, WantedJobs
 from cdmtaskservice.api.parts import Parts
 from cdmtaskservice.api.responses import JsonResponse, no_content
 from cdmtaskservice.domain.errors import ErrorType, UnsupportedOperationError
 from cdmtaskservice.domain.filters import JobFilter
 from cdmtaskservice.domain.jobs import JobInput
 from cdmtaskservice.domain.records import JobRecord
-from cdmtaskservice.services.jobs import LogStream
+from cdmtaskservice.services.jobs import FileKind, LogStream
 
 router = APIRouter(route_class=GuardedRoute, tags=[openapi.JOBS])
 
 Seek = Annotated[int, Query(ge=0, le=MAX_OFFSET, description="Leave out so many bytes at the start")]
 Length = Annotated[int | None, Query(ge=1, le=MAX_OFFSET, description="Give so many bytes at most")]
+DryRun = Annotated[bool, Query(description="Only check: nothing is stored, and the reply is a `DryRun`")]
 Follow = Annotated[bool, Query(description="Go on while the container runs; not supported yet")]
 
 _NO_JOB = openapi.errors(ErrorType.NO_SUCH_JOB)
@@ -36,7 +37,7 @@ _LOG_RESPONSES = openapi.errors(
 
 @router.post(
     "/jobs",
-    response_model=models.JobId,
+    response_model=models.JobId | models.DryRun,
     summary="Submit a job",
     responses=openapi.errors(
         ErrorType.ILLEGAL_PARAMETER,
@@ -66,8 +67,11 @@ async def submit_job(
             description="The same key and body give the same job, however often they are sent",
         ),
     ] = None,
+    dry_run: DryRun = False,
 ) -> Response:
     """Check a job and accept it. What is accepted is never lost: it ends `complete`, `error` or `canceled`."""
+    if dry_run:
+        return JsonResponse(views.dry_run(job, await parts.submission.check(user, job)))
     return JsonResponse({"job_id": await parts.submission.submit(user, job, idempotency_key)})
 
 
@@ -95,6 +99,28 @@ async def get_job_status(job_id: JobId, user: User, parts: Parts) -> Response:
 async def get_job_exit_codes(job_id: JobId, user: User, parts: Parts) -> Response:
     """The exit codes by container number."""
     return JsonResponse({"exit_codes": await parts.jobs.exit_codes(user, job_id)})
+
+
+@router.get(
+    "/jobs/{job_id}/containers", response_model=models.Containers, summary="A job's containers", responses=_NO_JOB
+)
+async def get_job_containers(job_id: JobId, user: User, parts: Parts) -> Response:
+    """All containers by number, with what is known of each."""
+    containers = await parts.jobs.containers(user, job_id)
+    return JsonResponse({"containers": [views.container(c) for c in containers]})
+
+
+@router.get("/jobs/{job_id}/files", response_model=models.JobFiles, summary="A job's files", responses=_NO_JOB)
+async def get_job_files(
+    job_id: JobId,
+    user: User,
+    parts: Parts,
+    kind: Annotated[FileKind, Query(description="Outputs are there once the job is over")] = "outputs",
+    offset: Annotated[int, Query(ge=0, le=MAX_NUMBER, description="Leave out so many files at the start")] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most")] = MAX_PAGE,
+) -> Response:
+    """A job's files, each with a link by which it can be downloaded. There may be more: follow `next_offset`."""
+    return JsonResponse(views.files_page(await parts.jobs.files(user, job_id, kind, offset, limit), offset))
 
 
 @router.get(

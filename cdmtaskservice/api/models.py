@@ -105,6 +105,25 @@ class JobId(Reply):
     job_id: str
 
 
+class Manifest(Reply):
+    """A file that a container is given beside its inputs."""
+
+    path: str = Field(description="Below the input mount point")
+    content: str
+
+
+class JobExample(Reply):
+    """What one container is started with."""
+
+    container_number: int
+    args: list[str] = Field(description="To the image's entrypoint")
+    environment: dict[str, str]
+    input_files: list[str] = Field(description="Below the input mount point, the first 100 of them")
+    manifest: Manifest | Left = Field(
+        default=None, description="The file that lists the inputs, where one is asked for"
+    )
+
+
 class TransitionTime(Reply):
     """When a state was entered."""
 
@@ -248,6 +267,19 @@ class JobPreview(JobStatus):
     logpath: str | Left = None
 
 
+class DryRun(Reply):
+    """A submission that would be accepted now. Nothing was stored."""
+
+    dry_run: Literal[True]
+    job_input: JobInputPreview = Field(description="The request with its defaults filled in")
+    image: JobImage
+    input_file_count: int
+    input_bytes: int
+    cpu_hours: float = Field(description="The most CPU hours that the job can use")
+    containers: int
+    example: JobExample
+
+
 class JobList(Reply):
     """Jobs, newest state change first."""
 
@@ -286,6 +318,48 @@ class ExitCodes(Reply):
     """Exit codes by container number, null where a container has none yet."""
 
     exit_codes: list[int | None]
+
+
+class Container(Reply):
+    """One container, as the job's owner sees it."""
+
+    container_number: int
+    state: JobState
+    attempt: int
+    time: AwareDatetime = Field(description="Of the last change of its state")
+    exit_code: int | Left = None
+    error: str | Left = None
+    phase: str | Left = Field(
+        default=None, description="`downloading`, `pulling`, `running` or `uploading`, where the executor tells"
+    )
+    bytes_done: int | Left = Field(default=None, description="Of that phase, where it moves any")
+    bytes_total: int | Left = None
+    cpu_seconds: float | Left = None
+    wall_seconds: float | Left = None
+    max_memory: int | Left = Field(default=None, description="Bytes")
+
+
+class Containers(Reply):
+    """All containers of a job, by number."""
+
+    containers: list[Container]
+
+
+class JobFile(Reply):
+    """A file of a job."""
+
+    file: str
+    crc64nvme: str
+    size: int | Left = Field(default=None, description="Bytes; of inputs")
+    url: str = Field(description="A presigned GET, good for a while. Whoever has it can read the file.")
+
+
+class JobFiles(Reply):
+    """Some of a job's files."""
+
+    files: list[JobFile]
+    total: int = Field(description="Of all such files of the job")
+    next_offset: int | Left = Field(default=None, description="Where the next page begins, if there is one")
 
 
 class LostAttempt(Reply):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from cdmtaskservice.domain.jobs import JobInput, cpu_hours
 from cdmtaskservice.domain.records import (
     ContainerRecord,
     ImageRecord,
@@ -19,12 +20,15 @@ from cdmtaskservice.domain.records import (
 )
 from cdmtaskservice.domain.refdata import RefdataRecord, StagingRecord
 from cdmtaskservice.domain.states import CONTAINER_STATES
+from cdmtaskservice.services.jobs import FilesPage
 from cdmtaskservice.services.refdata import RefdataView
 from cdmtaskservice.services.sites import SiteView
+from cdmtaskservice.services.submission import Checked
 
 View: TypeAlias = dict[str, Any]
 
 _GB = 10**9
+_EXAMPLE_FILES = 100
 
 _WAITING = (
     "The site, or a service that the job needs, does not answer or has no room just now. The job goes on by itself as "
@@ -98,6 +102,60 @@ def sub_job(container: ContainerRecord) -> View:
         view["attempt"] = container.attempt
         view["lost_attempts"] = [{"attempt": a.attempt, "time": a.at, "why": a.why} for a in container.lost]
     return view
+
+
+def container(record: ContainerRecord) -> View:
+    """*Container*."""
+    view: View = {
+        "container_number": record.number,
+        "state": record.state.value,
+        "attempt": record.attempt,
+        "time": max(when.at for when in record.reached.values()),
+    }
+    _add(view, record, ("exit_code", "error"))
+    if record.progress is not None and not record.state.is_terminal:
+        _add(view, record.progress, ("phase", "bytes_done", "bytes_total"))
+    _add(view, record.usage, ("cpu_seconds", "wall_seconds", "max_memory"))
+    return view
+
+
+def files_page(page: FilesPage, offset: int) -> View:
+    """*Files*, with the offset of the next page where there is one."""
+    sizes: Sequence[int | None] = page.sizes or [None] * len(page.files)
+    columns = zip(page.files, page.crc64nvmes, sizes, page.urls, strict=True)
+    view: View = {
+        "files": [
+            {"file": file, "crc64nvme": crc, **({} if size is None else {"size": size}), "url": url}
+            for file, crc, size, url in columns
+        ],
+        "total": page.total,
+    }
+    if offset + len(page.files) < page.total and page.files:
+        view["next_offset"] = offset + len(page.files)
+    return view
+
+
+def dry_run(job: JobInput, checked: Checked) -> View:
+    """*DryRun*."""
+    rendered, places = checked.first_container(job)
+    example: View = {
+        "container_number": 0,
+        "args": rendered.args,
+        "environment": dict(rendered.environment),
+        "input_files": places[:_EXAMPLE_FILES],
+    }
+    if rendered.manifest is not None:
+        example["manifest"] = {"path": rendered.manifest.path, "content": rendered.manifest.content}
+    return {
+        "dry_run": True,
+        "job_input": job.preview().model_dump(mode="json", exclude_none=True),
+        "image": job_image(checked.image),
+        "input_file_count": len(checked.found),
+        "input_bytes": sum(o.size for o in checked.found),
+        "cpu_hours": cpu_hours(job),
+        "containers": job.num_containers,
+        "example": example,
+    }
 
 
 def job_image(image: ImageRecord) -> View:

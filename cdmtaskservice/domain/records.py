@@ -140,6 +140,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """What an executor does, as it said last. In bytes of that phase, where it moves any."""
+
+    phase: str
+    bytes_done: int
+    bytes_total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reached:
     """When a container came to a state: `time` by the worker's clock, for showing; `at` by the service's."""
 
@@ -166,6 +175,7 @@ class ContainerRecord:
     lost: the attempts before the current one, in order.
     claim: the executor process that has this attempt, None until one has come.
     seen: the last sign of life of that executor.
+    progress: what it said last of how far it is; None at sites whose executor is not ours, and before its first word.
     ending: why the executor ended before its container did, if its engine told it to.
     """
 
@@ -178,6 +188,7 @@ class ContainerRecord:
     lost: Sequence[LostAttempt] = ()
     claim: str | None = None
     seen: datetime.datetime | None = None
+    progress: Progress | None = None
     ending: str | None = None
     exit_code: int | None = None
     error: str | None = None

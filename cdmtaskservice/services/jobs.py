@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cdmtaskservice.auth.principal import Principal
@@ -19,7 +19,7 @@ from cdmtaskservice.domain.errors import (
     UnauthorizedError,
 )
 from cdmtaskservice.domain.filters import JobFilter
-from cdmtaskservice.domain.records import InputFiles, JobRecord, OutputFiles, Transition
+from cdmtaskservice.domain.records import ContainerRecord, InputFiles, JobRecord, OutputFiles, Transition
 from cdmtaskservice.domain.states import JobState, Outcome
 from cdmtaskservice.s3.client import S3Client
 from cdmtaskservice.store.containers import ContainerStore
@@ -27,6 +27,19 @@ from cdmtaskservice.store.files import FileStore
 from cdmtaskservice.store.jobs import JobStore
 
 LogStream = Literal["stdout", "stderr"]
+FileKind = Literal["inputs", "outputs"]
+
+
+@dataclass(frozen=True)
+class FilesPage:
+    """Some of a job's files, as parallel columns. urls: presigned GETs. sizes: bytes, known of inputs only.
+    total: of all such files of the job."""
+
+    files: Sequence[str]
+    crc64nvmes: Sequence[str]
+    urls: Sequence[str]
+    sizes: Sequence[int] | None
+    total: int
 
 
 def log_file(logpath: str, number: int, stream: LogStream) -> str:
@@ -46,8 +59,10 @@ class Jobs:
         clock: Clock,
         new_id: IdSource,
         changed: Callable[[str], None],
+        presign_expiry: int,
     ) -> None:
-        """changed: told the ID of a job that must be looked at in full now."""
+        """changed: told the ID of a job that must be looked at in full now. presign_expiry: seconds for which links to
+        files are good."""
         self._jobs = jobs
         self._containers = containers
         self._files = files
@@ -55,6 +70,7 @@ class Jobs:
         self._clock = clock
         self._new_id = new_id
         self._changed = changed
+        self._presign_expiry = presign_expiry
 
     async def find(self, job_id: str, viewer: Principal | None) -> JobRecord:
         """The job, for its owner or, with no viewer, for an administrator."""
@@ -84,6 +100,27 @@ class Jobs:
         """Exit codes by container number."""
         await self.find(job_id, viewer)
         return await self._containers.exit_codes(job_id)
+
+    async def containers(self, viewer: Principal | None, job_id: str) -> Sequence[ContainerRecord]:
+        """All containers by number, without their output files."""
+        await self.find(job_id, viewer)
+        return await self._containers.list(job_id)
+
+    async def files(
+        self, viewer: Principal | None, job_id: str, kind: FileKind, offset: int = 0, limit: int = 1000
+    ) -> FilesPage:
+        """`limit` of a job's files at most, from number `offset` on. Outputs are there once the job is over."""
+        job = await self.find(job_id, viewer)
+        files: InputFiles | OutputFiles
+        if kind == "inputs":
+            total = job.input_file_count
+            files = await self._files.inputs(job_id, min(offset, total), min(offset + limit, total))
+        else:
+            total = job.output_file_count or 0
+            stop = min(offset + limit, total)
+            files = await self._files.outputs(job_id, offset, stop) if offset < stop else OutputFiles()
+        urls = await self._s3.presign_gets(files.files, self._presign_expiry)
+        return FilesPage(files.files, files.crc64nvmes, urls, getattr(files, "sizes", None), total)
 
     async def log(
         self,

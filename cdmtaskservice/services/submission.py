@@ -12,7 +12,7 @@ import structlog
 from pydantic import ValidationError
 
 from cdmtaskservice.auth.principal import Permissions, Principal, SiteKind
-from cdmtaskservice.domain.arguments import PlacedFile, check_renderable
+from cdmtaskservice.domain.arguments import PlacedFile, Rendered, check_renderable, render
 from cdmtaskservice.domain.clock import Clock, IdSource
 from cdmtaskservice.domain.errors import (
     ChecksumMismatchError,
@@ -45,6 +45,23 @@ _log = structlog.get_logger(__name__)
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job that holds good. places: of the input files below the input mount point, found: what S3 says of them, both
+    in the order of the request."""
+
+    site: SiteInfo
+    image: ImageRecord
+    places: Sequence[str]
+    found: Sequence[S3Object]
+
+    def first_container(self, job: JobInput) -> tuple[Rendered, Sequence[str]]:
+        """What container 0 of the job is started with, and the places of its input files."""
+        share = split_files(len(self.places), job.num_containers)[0]
+        files = _placed(job, self.places)[share.start : share.stop]
+        return render(job.params, 0, files), self.places[share.start : share.stop]
 
 
 @dataclass(frozen=True)
@@ -100,16 +117,19 @@ class Submission:
             key = (f"{user.user}/{idempotency_key}", hashlib.sha256(job.model_dump_json().encode()).hexdigest())
             if found := await self._find_same(key):
                 return found
+        return await self._store(user, job, await self.check(user, job), key)
+
+    async def check(self, user: Principal, job: JobInput) -> Checked:
+        """Make every check of a submission. Raises the first thing that is wrong; stores nothing."""
         places = place_inputs(job.files, job.input_roots or ())
-        placed = [PlacedFile(p, f.data_id) for p, f in zip(places, job.input_files, strict=True)]
-        check_renderable(job.params, placed, job.num_containers)
+        check_renderable(job.params, _placed(job, places), job.num_containers)
         site = self._sites.info(job.cluster)
         self._check_roles(user, site)
         _, image = await in_order(self._sites.check_open(job.cluster), self._find_image(job, site))
         allowed = self._authentication.allowed_paths(user)
         self._check_allowed("output_dir", [job.output_dir], allowed)
         _, found_files = await in_order(self._s3.check_writable(job.output_dir), self._look_at_inputs(job, allowed))
-        return await self._store(user, job, site, image, places, found_files, key)
+        return Checked(site, image, places, found_files)
 
     async def _find_same(self, key: tuple[str, str]) -> str | None:
         found = await self._jobs.find_idempotent(key[0])
@@ -165,12 +185,10 @@ class Submission:
         self,
         user: Principal,
         job: JobInput,
-        site: SiteInfo,
-        image: ImageRecord,
-        places: Sequence[str],
-        found: Sequence[S3Object],
+        checked: Checked,
         key: tuple[str, str] | None,
     ) -> str:
+        site, image, found = checked.site, checked.image, checked.found
         now = self._clock()
         job_id = self._new_id()
         with_ids = job.input_files[0].data_id is not None
@@ -178,7 +196,7 @@ class Submission:
             files=job.files,
             crc64nvmes=[o.crc64nvme or "" for o in found],
             sizes=[o.size for o in found],
-            places=places,
+            places=checked.places,
             data_ids=[f.data_id or "" for f in job.input_files] if with_ids else None,
         )
         record = JobRecord(
@@ -228,6 +246,10 @@ class Submission:
         await self._files.delete(job_id)
         await self._containers.delete(job_id)
         await self._jobs.settle(job_id)
+
+
+def _placed(job: JobInput, places: Sequence[str]) -> list[PlacedFile]:
+    return [PlacedFile(place, file.data_id) for place, file in zip(places, job.input_files, strict=True)]
 
 
 async def in_order(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:

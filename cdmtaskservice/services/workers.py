@@ -25,7 +25,7 @@ from cdmtaskservice.domain.errors import (
 )
 from cdmtaskservice.domain.parameters import Parameters
 from cdmtaskservice.domain.placement import split_files
-from cdmtaskservice.domain.records import ContainerRecord, InputFiles, JobRecord, OutputFiles, Reached, Usage
+from cdmtaskservice.domain.records import ContainerRecord, InputFiles, JobRecord, OutputFiles, Progress, Reached, Usage
 from cdmtaskservice.domain.refdata import refdata_of
 from cdmtaskservice.domain.s3_paths import check_output_path, check_s3_path, is_under
 from cdmtaskservice.domain.states import JobState, Outcome
@@ -117,7 +117,7 @@ class Workers:
         """Record a sign of life and tell the executor whether to stop."""
         claim = self._own(caller, job_id, number)
         job = await self._job(job_id)
-        progress = {"phase": beat.phase, "bytes_done": beat.bytes_done, "bytes_total": beat.bytes_total}
+        progress = Progress(beat.phase, beat.bytes_done, beat.bytes_total)
         current = await self._containers.heartbeat(job_id, number, claim.attempt, self._clock(), progress, beat.ending)
         if beat.ending is not None and current:
             self._changed(job_id, True)

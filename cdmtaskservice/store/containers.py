@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
 
 from pymongo import ReturnDocument
 
-from cdmtaskservice.domain.records import ContainerRecord, OutputFiles, Reached, Usage
+from cdmtaskservice.domain.records import ContainerRecord, OutputFiles, Progress, Reached, Usage
 from cdmtaskservice.domain.states import (
     CONTAINER_STATES,
     ContainerTally,
@@ -157,6 +157,7 @@ class ContainerStore:
                 "$unset": {
                     "claim": "",
                     "seen": "",
+                    "progress": "",
                     "ending": "",
                     "exit_code": "",
                     "error": "",
@@ -190,11 +191,11 @@ class ContainerStore:
         number: int,
         attempt: int,
         at: datetime.datetime,
-        progress: Mapping[str, Any],
+        progress: Progress,
         ending: str | None,
     ) -> bool:
         """Record a sign of life. False where the attempt is not the current one any more, or is over."""
-        fields: Document = {"seen": to_millis(at), "progress": dict(progress)}
+        fields: Document = {"seen": to_millis(at), "progress": asdict(progress)}
         if ending is not None:
             fields["ending"] = ending
         document = await self._containers.find_one_and_update(

@@ -97,13 +97,21 @@ class FileStore:
                 await self._files.replace_one({"_id": document["_id"]}, document)
 
     @store_call
-    async def outputs(self, job_id: str, *, container: int | None = None, attempt: int = 0) -> OutputFiles:
-        """The output files stored by `put_outputs`."""
+    async def outputs(
+        self, job_id: str, start: int = 0, stop: int | None = None, *, container: int | None = None, attempt: int = 0
+    ) -> OutputFiles:
+        """The output files stored by `put_outputs`, from number `start` up to but not including `stop`."""
         kind = "output" if container is None else f"output-{attempt}"
-        number = _JOB if container is None else container
-        found = self._files.find({"job": job_id, "kind": kind, "n": number}).sort([("chunk", 1)])
-        chunks = await found.to_list(None)
-        return OutputFiles(_column(chunks, "files"), _column(chunks, "crc64nvmes"))
+        query: Document = {"job": job_id, "kind": kind, "n": _JOB if container is None else container}
+        first = start // CHUNK
+        if stop is not None:
+            query["chunk"] = {"$gte": first, "$lte": (stop - 1) // CHUNK}
+        elif first:
+            query["chunk"] = {"$gte": first}
+        chunks = await self._files.find(query).sort([("chunk", 1)]).to_list(None)
+        offset = start - first * CHUNK
+        end = None if stop is None else offset + stop - start
+        return OutputFiles(_column(chunks, "files")[offset:end], _column(chunks, "crc64nvmes")[offset:end])
 
     @store_call
     async def claim_outputs(self, job_id: str, container: int, paths: Sequence[str]) -> tuple[str, int] | None:

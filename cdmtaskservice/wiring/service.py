@@ -198,7 +198,17 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             )
         ]
         images = Images(ImageStore(database), crane, refdata, utc_now)
-        owned = Jobs(jobs, containers, files, s3, utc_now, new_id, lambda job_id: hints.look(job_id, full=True))
+        presign_expiry = int(settings.s3.presign_expiry.total_seconds())
+        owned = Jobs(
+            jobs,
+            containers,
+            files,
+            s3,
+            utc_now,
+            new_id,
+            lambda job_id: hints.look(job_id, full=True),
+            presign_expiry,
+        )
         services = Services(
             info=ServiceInfo(
                 version=version("cdmtaskservice"),
@@ -239,7 +249,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                 lambda job_id, full: hints.look(job_id, full=full),
                 WorkerConfig(
                     heartbeat_interval=settings.jobs.heartbeat_interval.total_seconds(),
-                    presign_expiry=int(settings.s3.presign_expiry.total_seconds()),
+                    presign_expiry=presign_expiry,
                     token_lifetime=_token_lifetime(settings),
                     part_size=settings.s3.part_size,
                     upload_batch=settings.jobs.upload_batch,

@@ -16,6 +16,7 @@ from cdmtaskservice.domain.records import (
     InputFiles,
     JobRecord,
     OutputFiles,
+    Progress,
     Reached,
     Transition,
     Usage,
@@ -347,11 +348,13 @@ async def test_a_superseded_attempt_is_not_heard(database):
     assert (begun.attempt, begun.state, begun.claim, set(begun.reached)) == (2, S.CREATED, None, {S.CREATED})
     assert await containers.next_attempt("j", 0, 1, after(5), "gone") is None
     assert await containers.report("j", 0, S.COMPLETE, reached(9), attempt=1) is Outcome.CONFLICT
-    assert not await containers.heartbeat("j", 0, 1, after(9), {}, None)
-    assert await containers.heartbeat("j", 0, 2, after(9), {"phase": "running"}, "told to end")
+    assert not await containers.heartbeat("j", 0, 1, after(9), Progress("pulling", 0, 0), None)
+    assert await containers.heartbeat("j", 0, 2, after(9), Progress("running", 1, 2), "told to end")
     container = await containers.get("j", 0)
     assert (container.seen, container.ending, container.state) == (after(9), "told to end", S.CREATED)
-    assert (await containers.claim("j", 0, 2, "you", NOW)).attempt == 2
+    assert container.progress == Progress("running", 1, 2)
+    assert (await containers.next_attempt("j", 0, 2, after(10), "gone")).progress is None
+    assert (await containers.claim("j", 0, 3, "you", NOW)).attempt == 3
 
 
 async def test_the_tally_counts_states_and_keeps_the_latest_times(database):
@@ -395,6 +398,8 @@ async def test_outputs_may_be_stored_again(database):
         await files.put_outputs("j", outputs)
         await files.put_outputs("j", OutputFiles(["b/x"], ["y"]), container=3, attempt=2)
     assert await files.outputs("j") == outputs
+    for start, stop in [(0, 1), (CHUNK - 1, CHUNK + 1), (CHUNK, CHUNK + 1), (3, None), (CHUNK, None)]:
+        assert (await files.outputs("j", start, stop)).files == outputs.files[start:stop]
     assert await files.outputs("j", container=3, attempt=2) == OutputFiles(["b/x"], ["y"])
     assert len(await files.outputs("j", container=3, attempt=1)) == 0
 

@@ -201,6 +201,20 @@ FAULTS: list[tuple[str, dict, type[Exception], str]] = [
 TWO_FILES = [f"{BUCKET}/ben/x", f"{BUCKET}/ben/y"]
 
 
+async def test_a_check_stores_nothing_and_finds_what_a_submission_finds(desk):
+    job = body()
+    checked = await desk.submission.check(ANN, job)
+    assert (checked.site.name, checked.image, checked.places) == ("here", IMAGE, [f"{n}.fa" for n in range(4)])
+    assert [(o.path, o.size) for o in checked.found] == [(f, len(f)) for f in FILES]
+    rendered, places = checked.first_container(job)
+    assert (rendered.args, places) == (("run", "/input_files/0.fa,/input_files/1.fa"), ["0.fa", "1.fa"])
+    assert await desk.stored() == {}
+    assert desk.accepted == []
+    for _, fault, error, match in FAULTS:
+        with pytest.raises(error, match=match):
+            await desk.submission.check(ANN, body(**({"num_containers": 1} | fault)))
+
+
 @pytest.mark.parametrize("number", range(len(FAULTS)), ids=[name for name, *_ in FAULTS])
 async def test_the_first_fault_is_answered_and_nothing_is_stored(desk, number):
     _, _, error, match = FAULTS[number]

@@ -8,7 +8,7 @@ import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from cdmtaskservice.domain.records import ImageRecord, JobRecord, OutputFiles, Reached, Transition, Usage
+from cdmtaskservice.domain.records import ImageRecord, JobRecord, OutputFiles, Progress, Reached, Transition, Usage
 from cdmtaskservice.domain.states import JobState, Outcome
 from cdmtaskservice.reconciler.container_jobs import ContainerJobConfig, ContainerJobs
 from cdmtaskservice.reconciler.loop import LoopConfig, Reconciler
@@ -174,7 +174,7 @@ class JobHouse:
 
     async def beat(self, run: Run, ending: str | None = None) -> bool:
         return await self.containers.heartbeat(
-            run.job_id, run.container, run.attempt, self.clock(), {"phase": "running"}, ending
+            run.job_id, run.container, run.attempt, self.clock(), Progress("running", 0, 0), ending
         )
 
     async def report(self, run: Run, states: Sequence[JobState], *, hint: bool = True, outputs: int = 1) -> Outcome:

@@ -26,10 +26,13 @@ from cdmtaskservice.domain.records import (
 )
 from cdmtaskservice.domain.refdata import RefdataRecord, StagingRecord, StagingTransition
 from cdmtaskservice.domain.states import JobState, RefdataState
+from cdmtaskservice.s3.model import S3Object
 from cdmtaskservice.services.health import DependencyState, Gauges, ServiceInfo
+from cdmtaskservice.services.jobs import FilesPage
 from cdmtaskservice.services.nersc_client import ClientLifetime
 from cdmtaskservice.services.refdata import RefdataView
 from cdmtaskservice.services.sites import SiteView
+from cdmtaskservice.services.submission import Checked
 from cdmtaskservice.services.use_cases import Services
 from cdmtaskservice.sites.base import SiteHealth, SiteInfo
 
@@ -185,6 +188,12 @@ class FakeSubmission(Fake):
         self.note("submit", *arguments)
         return "job1"
 
+    async def check(self, *arguments: Any) -> Checked:
+        self.note("check", *arguments)
+        objects = [S3Object(file, 8, CRC, "e") for file in input_files().files]
+        site = SiteInfo("kbase", "htcondor", 2, 64, 256_900_000_000, 86_459.0)
+        return Checked(site, IMAGE, ["sample-0.fa", "sample-1.fa"], objects)
+
 
 class FakeJobs(Fake):
     """Also the administrators' jobs: they differ in who is named."""
@@ -197,6 +206,8 @@ class FakeJobs(Fake):
         self.outputs = OutputFiles(["cts-data/out/o.txt"], [CRC])
         self.log_chunks: list[bytes | Exception] = [b"one\n", "zwei \N{GREEK SMALL LETTER MU}\n".encode()]
         self.log_closed = False
+        self.found = [container_record(0, exit_code=0, outputs=self.outputs), container_record(1)]
+        self.page = FilesPage(["cts-data/out/o.txt"], [CRC], ["http://s3/cts-data/out/o.txt?signed"], None, 1)
 
     async def status(self, *arguments: Any) -> JobRecord:
         self.note("status", *arguments)
@@ -213,6 +224,14 @@ class FakeJobs(Fake):
     async def exit_codes(self, *arguments: Any) -> Sequence[int | None]:
         self.note("exit_codes", *arguments)
         return [0, None]
+
+    async def containers(self, *arguments: Any) -> Sequence[ContainerRecord]:
+        self.note("containers", *arguments)
+        return self.found
+
+    async def files(self, *arguments: Any) -> FilesPage:
+        self.note("files", *arguments)
+        return self.page
 
     async def log(self, *arguments: Any) -> AsyncIterator[bytes]:
         self.note("log", *arguments)
@@ -232,10 +251,6 @@ class FakeJobs(Fake):
 
 
 class FakeAdminJobs(FakeJobs):
-    async def containers(self, *arguments: Any) -> Sequence[ContainerRecord]:
-        self.note("containers", *arguments)
-        return [container_record(0, exit_code=0, outputs=self.outputs), container_record(1)]
-
     async def container(self, *arguments: Any) -> ContainerRecord:
         self.note("container", *arguments)
         return container_record(0, admin_error="disk full", traceback="Traceback …")

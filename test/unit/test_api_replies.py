@@ -14,8 +14,10 @@ from cdmtaskservice.domain.errors import NoLogsError
 from cdmtaskservice.domain.filters import JobFilter
 from cdmtaskservice.domain.images import ImageApproval
 from cdmtaskservice.domain.jobs import JobInput
+from cdmtaskservice.domain.records import Progress, Usage
 from cdmtaskservice.domain.states import JobState
 from cdmtaskservice.domain.worker_calls import ContainerUpdate, Heartbeat, InputsRequest, UploadsComplete
+from cdmtaskservice.services.jobs import FilesPage
 from test.unit.api_fakes import (
     CALLERS,
     CRC,
@@ -229,6 +231,83 @@ async def test_administrators_see_more(services: FakeServices, client: Client) -
     owners = (await client.get("/jobs/job1", "ann")).text
     assert "waiting" not in owners
     assert "trans_id" not in owners
+
+
+async def test_a_dry_run_shows_what_would_be_started(services: FakeServices, client: Client) -> None:
+    params = {
+        "args": ["run", {"type": "manifest_file", "manifest_file_format": "files", "flag": "--list="}],
+        "environment": {"PART": {"type": "container_number", "container_num_prefix": "p"}},
+    }
+    body = {**JOB_INPUT, "params": params, "input_files": ["cts-data/in/a.fa", "cts-data/in/b.fa"]}
+    told = (await client.send("POST", "/jobs?dry_run=true", "ann", json=body)).json()
+    models.DryRun.model_validate(told)
+    assert told["dry_run"] is True
+    assert (told["input_file_count"], told["input_bytes"], told["containers"]) == (2, 16, 2)
+    assert told["cpu_hours"] == JobInput.model_validate(body).cpus * 2 * 300 / 3600
+    assert told["job_input"]["params"]["output_mount_point"] == "/output_files"
+    assert "input_files" not in told["job_input"]
+    assert told["image"]["digest"] == DIGEST
+    assert told["example"] == {
+        "container_number": 0,
+        "args": ["run", "--list=/input_files/.cts/manifest-0.txt"],
+        "environment": {"PART": "p0"},
+        "input_files": ["sample-0.fa"],
+        "manifest": {"path": ".cts/manifest-0.txt", "content": "/input_files/sample-0.fa\n"},
+    }
+    assert [name for name, _ in services.submission.calls] == ["check"]
+
+
+async def test_containers_as_their_owner_sees_them(services: FakeServices, client: Client) -> None:
+    progress = Progress("running", 5, 10)
+    found = [
+        container_record(0, state=JobState.COMPLETE, exit_code=0, usage=Usage(1.5, 2.5, 1000), progress=progress),
+        container_record(1, attempt=2, error="it broke", admin_error="on host x", progress=progress),
+    ]
+    services.jobs.found = found
+    at = (NOW + datetime.timedelta(seconds=1)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    assert (await client.get("/jobs/job1/containers", "ann")).json() == {
+        "containers": [
+            {
+                "container_number": 0,
+                "state": "complete",
+                "attempt": 1,
+                "time": at,
+                "exit_code": 0,
+                "cpu_seconds": 1.5,
+                "wall_seconds": 2.5,
+                "max_memory": 1000,
+            },
+            {
+                "container_number": 1,
+                "state": "job_submitted",
+                "attempt": 2,
+                "time": at,
+                "error": "it broke",
+                "phase": "running",
+                "bytes_done": 5,
+                "bytes_total": 10,
+            },
+        ]
+    }
+
+
+async def test_files_with_their_links(services: FakeServices, client: Client) -> None:
+    page = {"files": ["b/k"], "crc64nvmes": [CRC], "urls": ["http://s3/b/k?signed"]}
+    services.jobs.page = FilesPage(**page, sizes=[8], total=7)
+    assert (await client.get("/jobs/job1/files?kind=inputs&offset=5&limit=1", "ann")).json() == {
+        "files": [{"file": "b/k", "crc64nvme": CRC, "size": 8, "url": "http://s3/b/k?signed"}],
+        "total": 7,
+        "next_offset": 6,
+    }
+    services.jobs.page = FilesPage(**page, sizes=None, total=7)
+    told = (await client.get("/jobs/job1/files?offset=6", "ann")).json()
+    assert told == {"files": [{"file": "b/k", "crc64nvme": CRC, "url": "http://s3/b/k?signed"}], "total": 7}
+    assert [arguments for name, arguments in services.jobs.calls if name == "files"] == [
+        (ANN, "job1", "inputs", 5, 1),
+        (ANN, "job1", "outputs", 6, 1000),
+    ]
+    for query in ("kind=logs", "offset=-1", "limit=0", "limit=1001"):
+        assert (await client.get(f"/jobs/job1/files?{query}", "ann")).status_code == 400
 
 
 async def test_sub_jobs(client: Client) -> None:

@@ -67,6 +67,9 @@ ROUTES = [
     Route("GET", "/jobs/job1", USERS, called=("jobs", "get", ()), model=models.Job),
     Route("GET", "/jobs/job1/status", USERS, called=("jobs", "status", ()), model=models.JobStatus),
     Route("GET", "/jobs/job1/exit_codes", USERS, called=("jobs", "exit_codes", ()), model=models.ExitCodes),
+    Route("POST", "/jobs?dry_run=true", USERS, body=JOB_INPUT, called=("submission", "check", ()), model=models.DryRun),
+    Route("GET", "/jobs/job1/containers", USERS, called=("jobs", "containers", ()), model=models.Containers),
+    Route("GET", "/jobs/job1/files", USERS, called=("jobs", "files", ()), model=models.JobFiles),
     Route("GET", "/jobs/job1/log/0/stdout", USERS, called=("jobs", "log", ())),
     Route("GET", "/jobs/job1/log/0/stderr", USERS, called=("jobs", "log", ())),
     Route("PUT", "/jobs/job1/cancel", USERS, 204, called=("jobs", "cancel", ())),
@@ -311,5 +314,5 @@ async def test_bad_token_is_refused_everywhere(route: Route, client: Client) -> 
 def test_every_documented_operation_is_tried(services: FakeServices) -> None:
     document = services.app().openapi()
     documented = sum(len(methods) for methods in document["paths"].values())
-    twice = 3  # both kinds of cleaning, and recovery, with and without force
+    twice = 4  # both kinds of cleaning, recovery, with and without force, and submission with and without storing
     assert len(ROUTES) == documented + twice
