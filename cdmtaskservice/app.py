@@ -31,6 +31,7 @@ from cdmtaskservice.api.metrics import HttpMetrics
 from cdmtaskservice.api.middleware import BodyLimitMiddleware, RequestMiddleware
 from cdmtaskservice.domain.errors import CTSError
 from cdmtaskservice.services.use_cases import Services
+from cdmtaskservice.web import site as web
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes. Ten thousand input files with paths and data IDs as long as can be take 14 MB."""
@@ -39,12 +40,17 @@ Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def create_app(
-    services: Services, *, root_path: str = "", lifespan: Lifespan | None = None, max_body: int = MAX_BODY
+    services: Services,
+    *,
+    root_path: str = "",
+    lifespan: Lifespan | None = None,
+    max_body: int = MAX_BODY,
+    secure: bool = False,
 ) -> FastAPI:
-    """The HTTP interface of these services.
+    """The HTTP interface of these services, and their pages.
 
     root_path: what a proxy in front takes off the path, such as `/services/cts`. lifespan: entered before the first
-    request and left after the last. max_body: of a request, in bytes.
+    request and left after the last. max_body: of a request, in bytes. secure: the pages are seen over https only.
     """
     metrics = HttpMetrics()
     modules = (about, sites, jobs, images, refdata, admin_jobs, nersc, workers, refdata_service, health)
@@ -67,6 +73,7 @@ def create_app(
     app.state.metrics = metrics
     for module in modules:
         app.include_router(module.router)
+    app.router.routes.extend(web.routes(services, secure=secure))
     for kind in (CTSError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, replies.handle)
     # The last one added is the first to see a request.

@@ -41,7 +41,11 @@ async def _serve(settings: Settings) -> None:
             serving = True
             server = uvicorn.Server(
                 uvicorn.Config(
-                    create_app(services, root_path=settings.service.root_path),
+                    create_app(
+                        services,
+                        root_path=settings.service.root_path,
+                        secure=settings.service.url.startswith("https:"),
+                    ),
                     host=settings.service.host,
                     port=settings.service.port,
                     log_config=None,

@@ -13,6 +13,7 @@ from cdmtaskservice.services.jobs import Jobs
 from cdmtaskservice.services.nersc_client import NerscClient
 from cdmtaskservice.services.refdata import Refdata
 from cdmtaskservice.services.refdata_desk import RefdataDesk
+from cdmtaskservice.services.sessions import Sessions
 from cdmtaskservice.services.sites import Sites
 from cdmtaskservice.services.submission import Submission
 from cdmtaskservice.services.worker_files import WorkerFiles
@@ -25,6 +26,7 @@ class Services:
 
     info: ServiceInfo
     authentication: Authentication
+    sessions: Sessions
     submission: Submission
     jobs: Jobs
     admin_jobs: AdminJobs

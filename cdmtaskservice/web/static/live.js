@@ -1,0 +1,108 @@
+// Keeps the parts of a page that are marked `data-live` up to date: when the service says that something has changed
+// (`data-events`), or every so many seconds (`data-poll`). The page itself is asked for again, so what is shown is what
+// the service makes of it.
+import { morph } from "./morph.js";
+
+const QUIET = 1000; // milliseconds between two looks at least
+const PATIENCE = 5000; // until the next try when the service does not answer
+
+let busy = false;
+let again = false;
+let last = 0;
+let timer = 0;
+
+export function startLive() {
+  const main = document.getElementById("main");
+  const { events, poll } = main.dataset;
+  if (events) follow(events);
+  if (poll) repeat(Number(poll) * 1000);
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && (events || poll)) refresh();
+  });
+}
+
+function repeat(pause) {
+  tell("live");
+  setInterval(() => {
+    if (!document.hidden && document.getElementById("main").dataset.poll) refresh();
+  }, pause);
+}
+
+function follow(url) {
+  const source = new EventSource(url);
+  source.onopen = () => tell("live");
+  source.onerror = () => {
+    tell("connecting …", true);
+    // A browser tries again by itself, but not after an answer that is an error.
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => follow(url), PATIENCE);
+  };
+  for (const kind of ["state", "containers", "waiting"]) source.addEventListener(kind, refresh);
+  source.addEventListener("end", () => {
+    source.close();
+    refresh();
+    tell("over");
+  });
+  addEventListener("pagehide", () => source.close(), { once: true });
+}
+
+/** Look at the page again, soon, and not too often. */
+export function refresh() {
+  if (busy) {
+    again = true;
+    return;
+  }
+  clearTimeout(timer);
+  timer = setTimeout(look, Math.max(0, last + QUIET - Date.now()));
+}
+
+async function look() {
+  busy = true;
+  last = Date.now();
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
+    if (answer.status === 401) return ended();
+    if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
+    take(new DOMParser().parseFromString(await answer.text(), "text/html"));
+  } catch {
+    tell("the service does not answer", true);
+    setTimeout(refresh, PATIENCE);
+  } finally {
+    busy = false;
+    if (again) {
+      again = false;
+      refresh();
+    }
+  }
+}
+
+function take(fresh) {
+  document.title = fresh.title;
+  const main = document.getElementById("main");
+  // A page that has nothing more to wait for stops asking.
+  if (!fresh.getElementById("main").dataset.poll) delete main.dataset.poll;
+  for (const part of document.querySelectorAll("[data-live]")) {
+    const other = fresh.getElementById(part.id);
+    if (!other || part.isEqualNode(other)) continue;
+    const before = part.dataset.announce;
+    morph(part, other);
+    if (part.dataset.announce !== before) say(`State: ${part.dataset.announce}`);
+  }
+  tell(main.dataset.poll || main.dataset.events ? "live" : "over");
+  document.dispatchEvent(new Event("cts:changed"));
+}
+
+function ended() {
+  tell("signed out; sign in again to go on", true);
+  say("You are signed out");
+}
+
+function say(words) {
+  document.getElementById("announce").textContent = words;
+}
+
+function tell(words, off = false) {
+  const place = document.getElementById("live-state");
+  place.hidden = false;
+  place.textContent = words;
+  place.classList.toggle("off", off);
+}
