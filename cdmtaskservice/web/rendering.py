@@ -72,6 +72,7 @@ class Templates:
             number=words.number,
             segment=segment,
             pretty=_pretty,
+            inline=_inline,
         )
 
     def render(self, template: str, **values: Any) -> str:
@@ -93,6 +94,10 @@ def linked(path: str, query: Mapping[str, object]) -> str:
 
 def _pretty(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def _inline(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _media_type(name: str) -> str:

@@ -70,6 +70,8 @@ def duration(value: float | datetime.timedelta | None) -> str:
     if value is None:
         return "–"
     seconds = value.total_seconds() if isinstance(value, datetime.timedelta) else float(value)
+    if 0 < seconds < 1:
+        return f"{max(1, round(seconds * 1000))} ms"
     if seconds < 10:
         return f"{seconds:.2g} s" if seconds else "0 s"
     whole = round(seconds)

@@ -40,7 +40,9 @@ async def _insert(database: Database, image: Pushed, over: bool, site: str, name
     at = [begun + datetime.timedelta(minutes=9 * n) for n in range(7)]
     way = _WAY + _END if over else _WAY
     files = [f"{BUCKET}/ann/genomes/sample-{n:05}.fasta" for n in range(FILES)]
-    inputs = InputFiles(files, [CRC] * FILES, [1_000_000 + n for n in range(FILES)], [f.rpartition("/")[2] for f in files])
+    inputs = InputFiles(
+        files, [CRC] * FILES, [1_000_000 + n for n in range(FILES)], [f.rpartition("/")[2] for f in files]
+    )
     job = JobRecord(
         id=job_id,
         user="ann",
@@ -81,7 +83,9 @@ async def _insert(database: Database, image: Pushed, over: bool, site: str, name
     fields = {"owed": 0, "published": len(way), "next_look": None}
     if over:
         fields |= {"cpu_hours": 1234.5, "cpu_factor": 0.81, "max_memory": 1_730_000_000, "output_file_count": FILES}
-        fields["error"] = "12 of 1000 containers failed:\ncontainer 83: its program exited with the code 1; see its logs"
+        fields["error"] = (
+            "12 of 1000 containers failed:\ncontainer 83: its program exited with the code 1; see its logs"
+        )
     await jobs.set_fields(job_id, fields)
     return job_id
 
