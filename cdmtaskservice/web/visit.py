@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import urllib.parse
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -129,6 +129,33 @@ class Visit:
         if self.fresh_visitor:
             self.keep(response, VISITOR, self.kept)
         return response
+
+    def confirm(
+        self,
+        title: str,
+        lines: Sequence[str],
+        button: str,
+        *,
+        here: str,
+        back: str,
+        fields: Mapping[str, str] | None = None,
+        switches: Mapping[str, str] | None = None,
+    ) -> Response:
+        """A page that asks whether something is meant.
+
+        here, back: paths below that of the pages, of the form and for a change of mind. fields: to send with the form.
+        switches: boxes to tick, by the names of their fields with their words.
+        """
+        return self.html(
+            "confirm.html",
+            title=title,
+            lines=lines,
+            button=button,
+            action=self.base + urllib.parse.quote(here),
+            back=self.base + urllib.parse.quote(back),
+            fields=fields or {},
+            switches=switches or {},
+        )
 
     def go(self, below: str) -> Response:
         """To another page, by its path below that of the pages."""

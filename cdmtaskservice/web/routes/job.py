@@ -132,18 +132,15 @@ class _JobPages:
     async def _ask_cancel(self, visit: Visit) -> Response:
         job = await self._find(visit)
         name = job.input.get("name") or job.id
-        return visit.html(
-            "confirm.html",
-            title="Cancel the job?",
-            lines=[
+        return visit.confirm(
+            "Cancel the job?",
+            [
                 f"The job {name} and all of its {job.containers} containers will be stopped.",
                 "What it has computed is lost. You can submit it again afterwards.",
             ],
-            action=f"{visit.base}{self.root}/{job.id}/cancel",
-            button="Cancel the job",
-            back=f"{visit.base}{self.root}/{job.id}",
-            fields={},
-            switches={},
+            "Cancel the job",
+            here=f"{self.root}/{job.id}/cancel",
+            back=f"{self.root}/{job.id}",
         )
 
     async def _cancel(self, visit: Visit) -> Response:
