@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from cdmtaskservice.api import models, openapi, views
 from cdmtaskservice.api.auth import GuardedRoute, User
@@ -16,7 +15,8 @@ from cdmtaskservice.api.paging import cursor_after
 from cdmtaskservice.api.parameters import MAX_NUMBER, MAX_OFFSET, MAX_PAGE, ContainerNumber, JobId, WantedJobs
 from cdmtaskservice.api.parts import Parts
 from cdmtaskservice.api.responses import JsonResponse, no_content
-from cdmtaskservice.domain.errors import ErrorType, UnsupportedOperationError
+from cdmtaskservice.api.streams import LogResponse, events_response, followed_response
+from cdmtaskservice.domain.errors import ErrorType, IllegalParameterError
 from cdmtaskservice.domain.filters import JobFilter
 from cdmtaskservice.domain.jobs import JobInput
 from cdmtaskservice.domain.records import JobRecord
@@ -24,15 +24,53 @@ from cdmtaskservice.services.jobs import FileKind, LogStream
 
 router = APIRouter(route_class=GuardedRoute, tags=[openapi.JOBS])
 
-Seek = Annotated[int, Query(ge=0, le=MAX_OFFSET, description="Leave out so many bytes at the start")]
-Length = Annotated[int | None, Query(ge=1, le=MAX_OFFSET, description="Give so many bytes at most")]
 DryRun = Annotated[bool, Query(description="Only check: nothing is stored, and the reply is a `DryRun`")]
-Follow = Annotated[bool, Query(description="Go on while the container runs; not supported yet")]
+
+
+@dataclass(frozen=True)
+class LogQuery:
+    """Which bytes of a log."""
+
+    seek: int
+    length: int | None
+    follow: bool
+
+
+async def _log_query(
+    seek: Annotated[int, Query(ge=0, le=MAX_OFFSET, description="Leave out so many bytes at the start")] = 0,
+    length: Annotated[int | None, Query(ge=1, le=MAX_OFFSET, description="Give so many bytes at most")] = None,
+    follow: Annotated[
+        bool, Query(description="Go on while the container runs. Without `length`, which needs a log that is whole.")
+    ] = False,
+) -> LogQuery:
+    if follow and length is not None:
+        raise IllegalParameterError("length cannot go with follow: leave out one of them")
+    return LogQuery(seek, length, follow)
+
+
+WantedLog = Annotated[LogQuery, Depends(_log_query)]
 
 _NO_JOB = openapi.errors(ErrorType.NO_SUCH_JOB)
 _LOG_RESPONSES = openapi.errors(
-    ErrorType.NO_SUCH_JOB, ErrorType.NO_SUCH_SUBJOB, ErrorType.NO_LOGS, ErrorType.UNSUPPORTED
-) | {200: {"description": "The log", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+    ErrorType.ILLEGAL_PARAMETER,
+    ErrorType.NO_SUCH_JOB,
+    ErrorType.NO_SUCH_SUBJOB,
+    ErrorType.NO_LOGS,
+    ErrorType.RESOURCE_UNAVAILABLE,
+    ErrorType.UNSUPPORTED,
+) | {
+    200: {
+        "description": "The log",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+        "headers": {
+            "CTS-Log-Attempt": {"schema": {"type": "integer"}, "description": "With `follow`: whose log it is"},
+            "CTS-Log-Offset": {
+                "schema": {"type": "integer"},
+                "description": "With `follow`: of the first byte, more than `seek` where older ones are in no store",
+            },
+        },
+    }
+}
 
 
 @router.post(
@@ -130,18 +168,11 @@ async def get_job_files(
     responses=_LOG_RESPONSES,
 )
 async def get_job_stdout(
-    job_id: JobId,
-    container_number: ContainerNumber,
-    user: User,
-    parts: Parts,
-    seek: Seek = 0,
-    length: Length = None,
-    follow: Follow = False,
+    job_id: JobId, container_number: ContainerNumber, user: User, parts: Parts, wanted: WantedLog
 ) -> Response:
-    """The container's log, or the bytes of it that `seek` and `length` name."""
-    _refuse_to_follow(follow)
-    log = await parts.jobs.log(user, job_id, container_number, "stdout", seek, length)
-    return LogResponse(log, job_id, container_number, "stdout")
+    """The container's log, or the bytes of it that `seek` and `length` name; or with `follow` what it writes, as it
+    writes it."""
+    return await _log(parts, user, job_id, container_number, "stdout", wanted)
 
 
 @router.get(
@@ -151,18 +182,32 @@ async def get_job_stdout(
     responses=_LOG_RESPONSES,
 )
 async def get_job_stderr(
+    job_id: JobId, container_number: ContainerNumber, user: User, parts: Parts, wanted: WantedLog
+) -> Response:
+    """The container's log, or the bytes of it that `seek` and `length` name; or with `follow` what it writes, as it
+    writes it."""
+    return await _log(parts, user, job_id, container_number, "stderr", wanted)
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_class=StreamingResponse,
+    summary="What happens to a job",
+    responses=openapi.errors(ErrorType.NO_SUCH_JOB, ErrorType.RESOURCE_UNAVAILABLE)
+    | {200: {"description": "Server-sent events", "content": {"text/event-stream": {}}}},
+)
+async def watch_job(
     job_id: JobId,
-    container_number: ContainerNumber,
     user: User,
     parts: Parts,
-    seek: Seek = 0,
-    length: Length = None,
-    follow: Follow = False,
+    last_event_id: Annotated[
+        str | None, Header(max_length=100, description="The `id` of the last event that was seen: go on after it")
+    ] = None,
 ) -> Response:
-    """The container's log, or the bytes of it that `seek` and `length` name."""
-    _refuse_to_follow(follow)
-    log = await parts.jobs.log(user, job_id, container_number, "stderr", seek, length)
-    return LogResponse(log, job_id, container_number, "stderr")
+    """Events as they happen: `state` (each that the job comes to, with an `id`), `containers` (how many are in which
+    state), `waiting` (why the job does not move on, or null), and at last `end`. Where the stream breaks off before,
+    ask again with `Last-Event-ID`."""
+    return events_response(await parts.events.watch(user, job_id), last_event_id)
 
 
 @router.put(
@@ -185,34 +230,9 @@ def page(jobs: Sequence[JobRecord], wanted: JobFilter) -> views.View:
     return shown
 
 
-class LogResponse(StreamingResponse):
-    """A log as an attachment. What feeds it is closed however the request ends."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], job_id: str, number: int, stream: LogStream) -> None:
-        name = f"{_UNSAFE.sub('_', job_id)}-{number}-{stream}.txt"
-        headers = {
-            "Content-Disposition": f'attachment; filename="{name}"',
-            # A container may write what a browser would take for a page of ours.
-            "X-Content-Type-Options": "nosniff",
-        }
-        super().__init__(chunks, media_type="text/plain; charset=utf-8", headers=headers)
-        self._chunks = chunks
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the log."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            close = getattr(self._chunks, "aclose", None)
-            if close is not None:
-                await close()
-
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
-
-
-def _refuse_to_follow(follow: bool) -> None:
-    if follow:
-        raise UnsupportedOperationError(
-            "Logs cannot be followed yet: ask again without follow, when the container is over"
-        )
+async def _log(parts: Parts, user: User, job_id: str, number: int, stream: LogStream, wanted: LogQuery) -> Response:
+    if wanted.follow:
+        followed = await parts.live_logs.follow(user, job_id, number, stream, wanted.seek)
+        return followed_response(followed, job_id, number, stream)
+    chunks = await parts.jobs.log(user, job_id, number, stream, wanted.seek, wanted.length)
+    return LogResponse(chunks, job_id, number, stream)

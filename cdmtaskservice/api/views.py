@@ -63,9 +63,14 @@ def job_details(job: JobRecord, inputs: InputFiles, outputs: OutputFiles) -> Vie
     view = job_preview(job)
     view["job_input"] = {**job.input, "input_files": _input_files(inputs)}
     view["outputs"] = output_files(outputs)
-    if job.waiting is not None and not job.state.is_terminal:
-        view["waiting"] = job.told or _WAITING
+    if (words := waiting(job)) is not None:
+        view["waiting"] = words
     return view
+
+
+def waiting(job: JobRecord) -> str | None:
+    """Why a job does not move on, in words for its owner; None while nothing holds it up."""
+    return None if job.waiting is None or job.state.is_terminal else job.told or _WAITING
 
 
 def admin_job(job: JobRecord, inputs: InputFiles, outputs: OutputFiles) -> View:

@@ -80,10 +80,11 @@ class WorkOrder(Answer):
 
 
 class HeartbeatAnswer(Answer):
-    """Whether to stop."""
+    """Whether to stop, and from where on somebody follows the logs, by stream."""
 
     stop: bool
     reason: str | None = None
+    logs: dict[Literal["stdout", "stderr"], int] | None = None
 
 
 class PresignedPart(Answer):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -20,6 +22,19 @@ def serve(config_file: Path) -> None:
     settings = load_settings(config_file, os.environ)
     configure_logging(settings.logging.level, settings.logging.format)
     asyncio.run(_serve(settings))
+
+
+class _Server(uvicorn.Server):
+    """Sends away those who only stay to read before it waits for requests under way, as they would never end."""
+
+    def __init__(self, send_away: Callable[[], None], config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._send_away = send_away
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving."""
+        self._send_away()
+        await super().shutdown(sockets)
 
 
 async def _serve(settings: Settings) -> None:
@@ -39,7 +54,8 @@ async def _serve(settings: Settings) -> None:
     try:
         async with running(settings) as services:
             serving = True
-            server = uvicorn.Server(
+            server = _Server(
+                services.feeds.close,
                 uvicorn.Config(
                     create_app(
                         services,
@@ -54,7 +70,7 @@ async def _serve(settings: Settings) -> None:
                     proxy_headers=False,
                     server_header=False,
                     timeout_graceful_shutdown=int(settings.service.shutdown_timeout.total_seconds()),
-                )
+                ),
             )
             await server.serve()
     except asyncio.CancelledError:

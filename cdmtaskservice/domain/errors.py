@@ -258,6 +258,12 @@ class ClientLifetimeError(CTSError):
     error_type = ErrorType.CLIENT_LIFETIME
 
 
+class ResourceUnavailableError(CTSError):
+    """There is no room for this now. The client gets 400/60000."""
+
+    error_type = ErrorType.RESOURCE_UNAVAILABLE
+
+
 class UnsupportedOperationError(CTSError):
     """The client gets 400/100000."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Base64Bytes, BeforeValidator, Field
 
 from cdmtaskservice.domain.parameters import StrictModel, check_text
 from cdmtaskservice.domain.quantities import UtcTime
@@ -18,6 +18,9 @@ MAX_FILES = 10_000
 """Of files in one call, and of parts in one upload, which is also S3's own limit."""
 MAX_WORDS = 20_000
 """Characters that are kept of each text about a failure."""
+
+MAX_PIECE = 1 << 18
+"""Bytes of a log that one heartbeat may carry."""
 
 _MAX_INTEGER = 2**63 - 1  # what the store holds
 _CUT = "\n… cut here …\n"
@@ -102,6 +105,14 @@ class WorkRequest(StrictModel):
     )
 
 
+class LogPiece(StrictModel):
+    """Some bytes of a log."""
+
+    stream: _Stream
+    offset: _Size = Field(description="Of the first byte, from the log's beginning")
+    data: Annotated[Base64Bytes, Field(min_length=1, max_length=MAX_PIECE)]
+
+
 class Heartbeat(StrictModel):
     """The body of `POST /heartbeat`."""
 
@@ -111,6 +122,9 @@ class Heartbeat(StrictModel):
     ending: Words | None = Field(
         default=None,
         description="Why the engine told the executor to end, once it has stopped its container: the attempt is over",
+    )
+    logs: tuple[LogPiece, ...] = Field(
+        default=(), max_length=2, description="What the answer to the heartbeat before asked for"
     )
 
 

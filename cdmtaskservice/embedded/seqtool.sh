@@ -24,6 +24,7 @@ Look at the inside. Everything is written to $SEQTOOL_OUT or /output_files.
 
 Behave.
   say LINES             LINES lines on standard output, and as many on standard error
+  tick LINES SECONDS    LINES lines on standard output, SECONDS apart, and an output
   fail CODE             a line on standard error, then exit with CODE
   sleep SECONDS         wait; ends at once on SIGTERM, with 143
   later SECONDS ...     wait, and then do what the rest says
@@ -165,6 +166,15 @@ say() {
     done
 }
 
+tick() {
+    local line
+    for ((line = 1; line <= $1; line++)); do
+        printf 'tick %d of %d\n' "$line" "$1"
+        wait_for "$2"
+    done
+    printf '%d\n' "$1" >"$out/ticks.txt"
+}
+
 command=${1:-}
 (($#)) && shift
 case $command in
@@ -193,6 +203,7 @@ hardlink)
     ;;
 fifo) mkfifo "$out/pipe" ;;
 say) say "$1" ;;
+tick) tick "$1" "$2" ;;
 fail) die "failing with exit code $1, as asked" "$1" ;;
 sleep) wait_for "$1" ;;
 later)

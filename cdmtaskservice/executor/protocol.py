@@ -16,6 +16,7 @@ import json
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from .failures import BadToken, GaveUp, NotOurs
@@ -47,6 +48,15 @@ class _NoAnswer(Exception):
     def __init__(self, why: str, retry_after: float = 0.0) -> None:
         super().__init__(why)
         self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What the service answers to a heartbeat. stop: the reason to. logs: the offsets from which on somebody follows
+    them, by stream."""
+
+    stop: str | None = None
+    logs: Mapping[str, int] = field(default_factory=dict)
 
 
 class Service:
@@ -98,16 +108,21 @@ class Service:
         """Report that the container has reached `state`."""
         self._call("PUT", f"/update/{state}", body)
 
-    def heartbeat(self, body: Mapping[str, object]) -> str | None:
-        """Say once that we are alive. The reason to stop, or None. No answer is no reason: the next one is due soon."""
+    def heartbeat(self, body: Mapping[str, object]) -> Beat:
+        """Say once that we are alive. No answer is no reason to stop: the next one is due soon."""
         try:
             answer = self._once("POST", "/heartbeat", body, HEARTBEAT_TIMEOUT)
         except (_NoAnswer, Rejected) as error:
             self._log.event("heartbeat_failed", error=str(error))
-            return None
-        if isinstance(answer, dict) and answer.get("stop") is True:
-            return str(answer.get("reason") or "the service said stop")
-        return None
+            return Beat()
+        if not isinstance(answer, dict):
+            return Beat()
+        if answer.get("stop") is True:
+            return Beat(str(answer.get("reason") or "the service said stop"))
+        wanted = answer.get("logs")
+        if not isinstance(wanted, dict):
+            return Beat()
+        return Beat(logs={str(s): o for s, o in wanted.items() if isinstance(o, int) and o >= 0})
 
     def say_ending(self, body: Mapping[str, object]) -> None:
         """Say, in a few tries, that the attempt is over without a result. Never raises: the engine may kill us next."""

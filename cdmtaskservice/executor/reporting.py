@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Mapping
 
 from .failures import Ended, StoppedByService
 from .jsonlog import Log, now
+from .live_logs import LiveLogs
 from .protocol import Rejected, Service
 from .stopping import Stop
+
+_FOLLOWED_PAUSE = 1.0
+_HURRIED_PAUSE = 0.1
+"""Seconds between heartbeats while the logs are followed, and while there is more of them than one may carry."""
 
 
 class Progress:
@@ -107,12 +113,19 @@ class Reporter:
 
 
 class Heartbeat:
-    """Says every `interval` seconds that the executor is alive, and stops everything when the answer says so."""
+    """Says every `interval` seconds that the executor is alive, and stops everything when the answer says so.
 
-    def __init__(self, service: Service, progress: Progress, interval: float, stop: Stop, log: Log) -> None:
+    More often at the beginning, so that short containers can be followed too, and while somebody follows the logs.
+    """
+
+    def __init__(
+        self, service: Service, progress: Progress, live_logs: LiveLogs, interval: float, stop: Stop, log: Log
+    ) -> None:
         self._service = service
         self._progress = progress
+        self._live_logs = live_logs
         self._interval = interval
+        self._begun = time.monotonic()
         self._stop = stop
         self._log = log
         self._over = threading.Event()
@@ -125,9 +138,12 @@ class Heartbeat:
         self._over.set()
 
     def _work(self) -> None:
-        while not self._over.wait(self._interval):
+        pause = self._usual_pause()
+        while not self._over.wait(pause):
+            pause = self._usual_pause()
             try:
-                reason = self._service.heartbeat(self._progress.body())
+                pieces, more = self._live_logs.take()
+                answer = self._service.heartbeat({**self._progress.body(), **({"logs": pieces} if pieces else {})})
             except Ended as end:
                 self._stop_unless_over(end)
                 return
@@ -135,10 +151,16 @@ class Heartbeat:
                 # A heartbeat that cannot be sent is one that is missed: the next may do better.
                 self._log.event("heartbeat_failed", error=f"{type(error).__name__}: {error}")
                 continue
-            if reason is not None:
-                self._log.event("told_to_stop", reason=reason)
-                self._stop_unless_over(StoppedByService(reason))
+            if answer.stop is not None:
+                self._log.event("told_to_stop", reason=answer.stop)
+                self._stop_unless_over(StoppedByService(answer.stop))
                 return
+            if answer.logs:
+                self._live_logs.want(answer.logs)
+                pause = min(pause, _HURRIED_PAUSE if more else _FOLLOWED_PAUSE)
+
+    def _usual_pause(self) -> float:
+        return min(self._interval, 1.0 + (time.monotonic() - self._begun) / 4)
 
     def _stop_unless_over(self, why: Ended) -> None:
         # A heartbeat that crosses with the last report is answered "not yours any more", which is no news then.

@@ -16,6 +16,7 @@ from .engines import LEAST_MEMORY
 from .failures import ContainerFailure, Ended, NotStarted, failure_of
 from .images import ensure_image
 from .jsonlog import Log
+from .live_logs import LiveLogs
 from .logs import STREAMS, tail
 from .memory import Memory
 from .mounts import mounts_of
@@ -104,7 +105,14 @@ class Run:
             lambda: find_runtime(options.runtime, options.runtime_path, options.cache_dir, self._memory, scope)
         )
         order = self._service.claim(secrets.token_hex(16), options.attempt, options.run)
-        self._heartbeat = Heartbeat(self._service, self._progress, order.heartbeat_interval, self._stop, self._log)
+        self._heartbeat = Heartbeat(
+            self._service,
+            self._progress,
+            LiveLogs(self._work.log),
+            order.heartbeat_interval,
+            self._stop,
+            self._log,
+        )
         self._log.bind(attempt=order.attempt)
         self._log.event("claimed", image=order.image, inputs=len(order.inputs))
         try:

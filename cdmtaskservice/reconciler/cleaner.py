@@ -1,4 +1,5 @@
-"""Removes what submissions left that never became jobs, because the service was killed in their middle."""
+"""Removes what submissions left that never became jobs, because the service was killed in their middle, and logs that
+nobody follows any more."""
 
 from __future__ import annotations
 
@@ -12,8 +13,13 @@ from cdmtaskservice.domain.errors import DependencyUnavailableError
 from cdmtaskservice.store.containers import ContainerStore
 from cdmtaskservice.store.files import FileStore
 from cdmtaskservice.store.jobs import JobStore
+from cdmtaskservice.store.live_logs import LiveLogStore
 
 _log = structlog.get_logger(__name__)
+
+
+_FOLLOWED_BEFORE = datetime.timedelta(minutes=5)
+"""How long nobody has followed a log that is dropped."""
 
 
 class Cleaner:
@@ -24,6 +30,7 @@ class Cleaner:
         jobs: JobStore,
         containers: ContainerStore,
         files: FileStore,
+        live_logs: LiveLogStore,
         clock: Clock,
         *,
         age: float,
@@ -33,6 +40,7 @@ class Cleaner:
         self._jobs = jobs
         self._containers = containers
         self._files = files
+        self._live_logs = live_logs
         self._clock = clock
         self._age = datetime.timedelta(seconds=age)
         self._interval = interval
@@ -42,6 +50,7 @@ class Cleaner:
         while True:
             try:
                 await self.clean()
+                await self._live_logs.forget(self._clock() - _FOLLOWED_BEFORE)
             except DependencyUnavailableError as e:
                 _log.warning("cleaning_waits", error=e.message)
             except Exception:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -130,14 +130,13 @@ class Jobs:
         stream: LogStream,
         seek: int = 0,
         length: int | None = None,
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The bytes of a container's log from `seek` on, at most `length`.
 
         Raises before the first byte: NoSuchSubJobError, NoLogsError where there is none (yet).
         """
         job = await self.find(job_id, viewer)
-        if not 0 <= number < job.containers:
-            raise NoSuchSubJobError(f"Job {job_id} has no container {number}; they are 0 to {job.containers - 1}")
+        self.check_number(job, number)
         chunks = self._s3.read(log_file(job.logpath or "", number, stream), seek, length)
         try:
             first = await anext(chunks, b"")
@@ -146,13 +145,19 @@ class Jobs:
                 f"There is no {stream} log of container {number} of job {job_id}: it has not run to an end"
             ) from e
 
-        async def rest() -> AsyncIterator[bytes]:
+        async def rest() -> AsyncGenerator[bytes, None]:
             async with aclosing(chunks):  # whoever reads may go away in the middle
                 yield first
                 async for chunk in chunks:
                     yield chunk
 
         return rest()
+
+    @staticmethod
+    def check_number(job: JobRecord, number: int) -> None:
+        """Raises: NoSuchSubJobError where the job has no container of that number."""
+        if not 0 <= number < job.containers:
+            raise NoSuchSubJobError(f"Job {job.id} has no container {number}; they are 0 to {job.containers - 1}")
 
     async def cancel(self, viewer: Principal | None, job_id: str) -> None:
         """Begin to cancel a job; once more is no error. Raises: InvalidJobStateError where it is over."""

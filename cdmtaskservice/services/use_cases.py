@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from cdmtaskservice.services.admin_jobs import AdminJobs
 from cdmtaskservice.services.authentication import Authentication
 from cdmtaskservice.services.callbacks import Callbacks
+from cdmtaskservice.services.events import JobEvents
+from cdmtaskservice.services.feeds import Feeds
 from cdmtaskservice.services.health import Health, ServiceInfo
 from cdmtaskservice.services.images import Images
 from cdmtaskservice.services.jobs import Jobs
+from cdmtaskservice.services.live_logs import LiveLogs
 from cdmtaskservice.services.nersc_client import NerscClient
 from cdmtaskservice.services.refdata import Refdata
 from cdmtaskservice.services.refdata_desk import RefdataDesk
@@ -29,6 +32,9 @@ class Services:
     sessions: Sessions
     submission: Submission
     jobs: Jobs
+    events: JobEvents
+    live_logs: LiveLogs
+    feeds: Feeds
     admin_jobs: AdminJobs
     images: Images
     refdata: Refdata

@@ -40,6 +40,7 @@ from cdmtaskservice.domain.worker_calls import (
 from cdmtaskservice.s3.client import S3Client
 from cdmtaskservice.s3.model import PartSpec
 from cdmtaskservice.services.jobs import log_file
+from cdmtaskservice.services.live_logs import LiveLogs
 from cdmtaskservice.sites.base import Site
 from cdmtaskservice.store.containers import ContainerStore
 from cdmtaskservice.store.files import INLINE_OUTPUTS, FileStore
@@ -87,6 +88,7 @@ class Workers:
         s3: S3Client,
         sites: Mapping[str, Site],
         tokens: ContainerTokens,
+        live_logs: LiveLogs,
         clock: Clock,
         changed: Callable[[str, bool], None],
         config: WorkerConfig,
@@ -98,6 +100,7 @@ class Workers:
         self._s3 = s3
         self._sites = sites
         self._tokens = tokens
+        self._live_logs = live_logs
         self._clock = clock
         self._changed = changed
         self._config = config
@@ -125,7 +128,8 @@ class Workers:
             return {"stop": True, "reason": f"the job is {job.state.value}"}
         if not current:
             return {"stop": True, "reason": "this attempt is over"}
-        return {"stop": False, "reason": None}
+        wanted = await self._live_logs.take(job_id, number, claim.attempt, beat.logs)
+        return {"stop": False, "reason": None, "logs": wanted}
 
     async def inputs(
         self, caller: Principal | ContainerClaim, job_id: str, number: int, request: InputsRequest

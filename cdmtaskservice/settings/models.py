@@ -51,6 +51,8 @@ class ServiceSettings(Section):
     new one first and remove the old one when the longest job is over."""
     max_cpu_hours: float = Field(default=1000.0, gt=0, allow_inf_nan=False)
     """The most CPU hours that a job may ask for: CPUs x containers x runtime."""
+    max_streams: int = Field(default=2000, ge=2, le=100_000)
+    """How many logs and jobs may be followed at once in one process; one user may have half of them."""
     shutdown_timeout: Duration = timedelta(seconds=30)
     """How long requests and looks under way may take to end at shutdown, in seconds or as an ISO 8601 duration."""
 

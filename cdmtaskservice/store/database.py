@@ -80,6 +80,8 @@ INDEXES: dict[str, list[tuple[list[tuple[str, int]], dict[str, Any]]]] = {
         ([("retiring", 1)], {"sparse": True}),
         ([("retiring_at", 1)], {"sparse": True}),
     ],
+    "log_wants": [([("until", 1)], {})],
+    "log_pieces": [([("log", 1), ("attempt", 1), ("offset", 1)], {})],
     "stagings": [
         ([("next_look", 1)], {}),
         ([("refdata", 1)], {}),

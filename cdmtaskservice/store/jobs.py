@@ -45,8 +45,8 @@ class JobStore(LookStore[JobRecord]):
         super().__init__(database.db.jobs, decode_job)
         self._jobs = database.db.jobs
         self._pending = database.db.pending
-        self.on_owed: Callable[[], None] = lambda: None
-        """Called whenever a job comes to owe a message."""
+        self.on_transition: Callable[[str], None] = lambda job_id: None
+        """Told the ID of every job that has come to a state, and so owes a message."""
 
     @store_call
     async def announce(self, job_id: str, at: datetime.datetime, refdata_id: str | None = None) -> None:
@@ -120,7 +120,7 @@ class JobStore(LookStore[JobRecord]):
             await self._jobs.insert_one(document)
         except DuplicateKeyError:
             return False
-        self.on_owed()
+        self.on_transition(job.id)
         return True
 
     @store_call
@@ -201,7 +201,7 @@ class JobStore(LookStore[JobRecord]):
                 return_document=ReturnDocument.AFTER,
             )
             if moved is not None:
-                self.on_owed()
+                self.on_transition(job_id)
                 return Outcome.APPLIED, decode_job(moved)
         return Outcome.CONFLICT, await self.get(job_id)
 

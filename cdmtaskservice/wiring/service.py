@@ -39,9 +39,12 @@ from cdmtaskservice.s3.model import S3Config
 from cdmtaskservice.services.admin_jobs import AdminJobs
 from cdmtaskservice.services.authentication import Authentication
 from cdmtaskservice.services.callbacks import Callbacks
+from cdmtaskservice.services.events import JobEvents
+from cdmtaskservice.services.feeds import Feeds
 from cdmtaskservice.services.health import Health, ServiceInfo
 from cdmtaskservice.services.images import Images
 from cdmtaskservice.services.jobs import Jobs
+from cdmtaskservice.services.live_logs import LiveLogs
 from cdmtaskservice.services.nersc_client import NerscClient
 from cdmtaskservice.services.refdata import Refdata
 from cdmtaskservice.services.refdata_desk import RefdataDesk
@@ -57,6 +60,7 @@ from cdmtaskservice.store.database import Database
 from cdmtaskservice.store.files import FileStore
 from cdmtaskservice.store.images import ImageStore
 from cdmtaskservice.store.jobs import JobStore
+from cdmtaskservice.store.live_logs import LiveLogStore
 from cdmtaskservice.store.refdata import RefdataStore
 from cdmtaskservice.store.sites import SiteStore
 from cdmtaskservice.store.stagings import StagingStore
@@ -113,7 +117,6 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         sites = site_parts(settings, worker_files, s3, lambda job_id: hints.look(job_id, full=True))
         lease = settings.reconciler.lease.total_seconds()
         relay = Relay(jobs, publisher, utc_now, lease=lease)
-        jobs.on_owed = relay.wake
         container_jobs = ContainerJobs(
             jobs,
             containers,
@@ -165,8 +168,6 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         )
         staging_reconciler = Reconciler(stagings, staging_step, utc_now, owner, loop_config)
         staging_hints.target = staging_reconciler.hint
-        cleaner = Cleaner(jobs, containers, files, utc_now, age=settings.reconciler.orphan_age.total_seconds())
-
         permissions = _permissions(settings.auth)
         signing = [s.get_secret_value().encode() for s in settings.service.worker_signing_secrets]
         tokens = ContainerTokens(*signing)
@@ -212,6 +213,23 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             lambda job_id: hints.look(job_id, full=True),
             presign_expiry,
         )
+        feeds = Feeds(settings.service.max_streams)
+        live_log_store = LiveLogStore(database)
+        live_logs = LiveLogs(owned, containers, live_log_store, feeds, sites.with_executors.keys(), utc_now)
+        events = JobEvents(owned, containers, feeds)
+
+        def came_to_a_state(job_id: str) -> None:
+            relay.wake()
+            events.wake(job_id)
+
+        def container_changed(job_id: str, full: bool) -> None:
+            hints.look(job_id, full=full)
+            events.wake(job_id)
+
+        jobs.on_transition = came_to_a_state
+        cleaner = Cleaner(
+            jobs, containers, files, live_log_store, utc_now, age=settings.reconciler.orphan_age.total_seconds()
+        )
         services = Services(
             info=ServiceInfo(
                 version=version("cdmtaskservice"),
@@ -237,6 +255,9 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                 SubmissionConfig(settings.service.max_cpu_hours, settings.s3.log_path),
             ),
             jobs=owned,
+            events=events,
+            live_logs=live_logs,
+            feeds=feeds,
             admin_jobs=AdminJobs(jobs, containers, files, owned, sites.all, authenticator, relay, publisher, utc_now),
             images=images,
             refdata=refdata,
@@ -249,8 +270,9 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
                 s3,
                 sites.all,
                 tokens,
+                live_logs,
                 utc_now,
-                lambda job_id, full: hints.look(job_id, full=full),
+                container_changed,
                 WorkerConfig(
                     heartbeat_interval=settings.jobs.heartbeat_interval.total_seconds(),
                     presign_expiry=presign_expiry,

@@ -12,6 +12,7 @@ from mongomock_motor import AsyncMongoMockClient
 from cdmtaskservice.domain.records import InputFiles
 from cdmtaskservice.reconciler.cleaner import Cleaner
 from cdmtaskservice.store.database import Database, StoreUnavailableError
+from cdmtaskservice.store.live_logs import LiveLogStore
 from test.stand_ins.clockwork import eventually
 from test.stand_ins.job_house import JobHouse, a_job
 
@@ -32,7 +33,9 @@ async def database(request):
 
 
 def cleaner(house: JobHouse, **kwargs) -> Cleaner:
-    return Cleaner(house.jobs, house.containers, house.files, house.clock, age=AGE, **kwargs)
+    return Cleaner(
+        house.jobs, house.containers, house.files, LiveLogStore(house.database), house.clock, age=AGE, **kwargs
+    )
 
 
 async def submit_until(house: JobHouse, job_id: str, last: str) -> None:

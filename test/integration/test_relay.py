@@ -114,7 +114,7 @@ async def test_everything_is_published_in_order_and_once_where_nothing_breaks(jo
     publisher = FakePublisher()
     ids = [f"j{i}" for i in range(6)]
     one = relay(jobs, publisher)
-    jobs.on_owed = one.wake
+    jobs.on_transition = lambda job_id: one.wake()
     async with running(one):
         await asyncio.gather(*(make(jobs, j) for j in ids))
         await published(jobs)

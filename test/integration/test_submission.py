@@ -43,6 +43,7 @@ from cdmtaskservice.store.database import Database, StoreUnavailableError
 from cdmtaskservice.store.files import FileStore
 from cdmtaskservice.store.images import ImageStore
 from cdmtaskservice.store.jobs import JobStore
+from cdmtaskservice.store.live_logs import LiveLogStore
 from cdmtaskservice.store.refdata import RefdataStore
 from cdmtaskservice.store.sites import SiteStore
 from cdmtaskservice.store.stagings import StagingStore
@@ -335,7 +336,7 @@ CALLS = [
 async def whole_or_nothing(desk: Desk, accepted: bool) -> None:
     """After the cleaner has been: a job with everything, or nothing at all."""
     desk.clock.advance(3601)
-    await Cleaner(desk.jobs, desk.containers, desk.files, desk.clock, age=3600).clean()
+    await Cleaner(desk.jobs, desk.containers, desk.files, LiveLogStore(desk.database), desk.clock, age=3600).clean()
     assert await desk.stored() == ({"jobs": 1, "containers": 2, "files": 1} if accepted else {})
 
 

@@ -122,7 +122,7 @@ async def test_another_claim_without_an_attempt_supersedes(room):
     assert (order["attempt"], two.attempt) == (2, 2)
     beat = Heartbeat(phase="running")
     assert await room.workers.heartbeat(one, "j", 0, beat) == {"stop": True, "reason": "this attempt is over"}
-    assert await room.workers.heartbeat(two, "j", 0, beat) == {"stop": False, "reason": None}
+    assert await room.workers.heartbeat(two, "j", 0, beat) == {"stop": False, "reason": None, "logs": None}
     with pytest.raises(InvalidJobStateError, match="this attempt is over"):
         await room.workers.update(one, "j", 0, S.JOB_SUBMITTED, update(room))
     with pytest.raises(InvalidJobStateError):

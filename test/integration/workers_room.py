@@ -15,9 +15,13 @@ from cdmtaskservice.domain.states import JobState
 from cdmtaskservice.domain.worker_calls import ContainerUpdate, UploadsRequest, WorkRequest
 from cdmtaskservice.s3.checksum import crc64nvme
 from cdmtaskservice.s3.client import S3Client
+from cdmtaskservice.services.feeds import Feeds
+from cdmtaskservice.services.jobs import Jobs
+from cdmtaskservice.services.live_logs import LiveLogs
 from cdmtaskservice.services.workers import WorkerConfig, Workers
 from cdmtaskservice.store.database import Database
-from test.stand_ins.clockwork import FakeClock
+from cdmtaskservice.store.live_logs import LiveLogStore
+from test.stand_ins.clockwork import FakeClock, counting_ids
 from test.stand_ins.fake_site import FakeSite
 from test.stand_ins.job_house import JobHouse
 
@@ -40,6 +44,11 @@ class Room(JobHouse):
         self.site = FakeSite(network=True)
         self.changes: list[tuple[str, bool]] = []
         self.tokens = ContainerTokens(b"k" * 32)
+        self.owned = Jobs(
+            self.jobs, self.containers, self.files, s3, self.clock, counting_ids("t"), lambda job_id: None, 600
+        )
+        self.feeds = Feeds(6)
+        self.live_logs = LiveLogs(self.owned, self.containers, LiveLogStore(database), self.feeds, ["here"], self.clock)
         self.workers = Workers(
             self.jobs,
             self.containers,
@@ -47,6 +56,7 @@ class Room(JobHouse):
             s3,
             {"here": self.site},
             self.tokens,
+            self.live_logs,
             self.clock,
             self._changed,
             WorkerConfig(

@@ -10,6 +10,7 @@ from cdmtaskservice.embedded.pool_settings import DOMAIN
 from cdmtaskservice.embedded.service import EmbeddedService
 from test.system.conftest import new_home
 from test.system.driver import FAILED, HAPPY, Driver, until
+from test.system.following import Log, ticking, ticks
 from test.system.pooled import LISTED, QUICK_POOL, Room
 
 
@@ -60,6 +61,16 @@ async def test_one_container(kbase: Driver, room: Room):
     [(attempt, [cluster])] = room.clusters(job_id).items()
     assert attempt == 1
     assert (await kbase.admin(f"/admin/jobs/{job_id}"))["htcondor_details"] == {"cluster_id": [cluster]}
+
+
+async def test_a_log_comes_while_its_container_runs(kbase: Driver):
+    job_id = await ticking(kbase, 20, 0.3)
+    log = Log(kbase, job_id)
+    await log.has(1)
+    assert (await kbase.status(job_id))["state"] == "job_submitted"
+    await kbase.over(job_id)
+    await log.task
+    assert log.text == ticks(20) == await kbase.log(job_id)
 
 
 async def test_what_the_pool_is_asked_for_and_what_anybody_can_read(kbase: Driver, room: Room):

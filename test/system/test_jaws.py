@@ -39,7 +39,11 @@ async def exit_codes(driver: Driver, job_id: str) -> list[int | None]:
 async def test_a_job_of_some_containers(jaws: Driver, nersc: NerscSite, site: str, containers: int):
     files = await jaws.upload({f"{n}.fa": b">x\n" + b"ACGT" * n + b"\n" for n in range(1, containers + 1)})
     job_id = await jaws.submit(files, ["stats", LISTED], cluster=site, params={"declobber": True})
+    follow = f"/jobs/{job_id}/log/0/stdout?follow=true"
+    refused = await jaws.client().get(follow)
+    assert (refused.status_code, refused.json()["error"]["appcode"]) == (400, 100000)
     job = await jaws.over(job_id, within=120)
+    assert (await jaws.client().get(follow)).text == await jaws.log(job_id)
     outputs = await jaws.outputs(job)
     assert set(outputs) == {f"{n}/seqstats.tsv" for n in range(containers)}
     for n in range(containers):

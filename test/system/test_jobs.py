@@ -12,6 +12,8 @@ from test.system.driver import FAILED, HAPPY, Driver
 
 FASTA = {f'reads/s {i}\'s "é".fa'.replace("'", "_"): f">a\nACGT{'A' * i}\n".encode() for i in range(4)}
 
+SPACED = {"type": "input_files", "input_files_format": "space_separated_list"}
+
 
 async def args_of(driver: Driver, job: dict) -> dict[int, list[str]]:
     """What each container was called with, as it wrote it down itself."""
@@ -25,9 +27,8 @@ async def args_of(driver: Driver, job: dict) -> dict[int, list[str]]:
 
 async def test_the_main_job(shared: Driver):
     files = await shared.upload(FASTA)
-    listed = {"type": "input_files", "input_files_format": "space_separated_list"}
     job_id = await shared.submit(
-        files, ["stats", listed], params={"declobber": True}, name="all reads", tags=["a", "b"], runtime="PT2M"
+        files, ["stats", SPACED], params={"declobber": True}, name="all reads", tags=["a", "b"], runtime="PT2M"
     )
     job = await shared.over(job_id)
     outputs = await shared.outputs(job)
@@ -49,6 +50,50 @@ async def test_the_main_job(shared: Driver):
     assert reply.json() == {"exit_codes": [0, 0, 0, 0]}
     listed_ids = [j["id"] for j in (await shared.client().get("/jobs", params={"tag": "b"})).json()["jobs"]]
     assert listed_ids == [job_id]
+
+
+async def test_a_dry_run_says_what_would_run_and_then_it_runs(shared: Driver):
+    files = await shared.upload({"a.fa": b">a\nAC\n", "b.fa": b">b\nACG\n", "c.fa": b">c\nACGT\n"})
+    numbered = {"type": "container_number", "container_num_prefix": "from-"}
+    body = shared.body(
+        files, ["args", SPACED], num_containers=2, params={"environment": {"N": numbered}, "declobber": True}
+    )
+    reply = await shared.client().post("/jobs?dry_run=true", json=body)
+    assert reply.status_code == 200, reply.text
+    told = reply.json()
+    places = ["/input_files/a.fa", "/input_files/b.fa"]
+    assert (told["input_bytes"], told["input_file_count"], told["containers"]) == (21, 3, 2)
+    assert told["image"]["digest"] == shared.image.digest
+    assert (told["example"]["args"], told["example"]["environment"]) == (["args", *places], {"N": "from-0"})
+    listed = (await shared.client().get("/jobs", params={"limit": 1})).json()["jobs"]
+    assert not [job for job in listed if job["job_input"] == told["job_input"]], "a dry run must store nothing"
+    reply = await shared.client().post("/jobs", json=body)
+    job = await shared.over(reply.json()["job_id"])
+    job_id = job["id"]
+    assert (await args_of(shared, job))[0] == places
+    refused = await shared.client().post("/jobs?dry_run=true", json={**body, "cpus": 10_000})
+    assert (refused.status_code, refused.json()["error"]["appcode"]) == (400, 30001)
+
+    shown = (await shared.client().get(f"/jobs/{job_id}/containers")).json()["containers"]
+    assert [(c["container_number"], c["state"], c["exit_code"], c["attempt"]) for c in shown] == [
+        (n, "complete", 0, 1) for n in range(2)
+    ]
+    assert all(c["wall_seconds"] > 0 and "phase" not in c for c in shown)
+
+    async with httpx.AsyncClient() as anybody:  # the links need no token
+        for kind, expected in (("outputs", job["outputs"]), ("inputs", job["job_input"]["input_files"])):
+            seen, offset = [], 0
+            while offset is not None:
+                query = {"kind": kind, "limit": 2, "offset": offset}
+                page = (await shared.client().get(f"/jobs/{job_id}/files", params=query)).json()
+                assert page["total"] == len(expected)
+                offset = page.get("next_offset")
+                seen += page["files"]
+            assert [{"file": f["file"], "crc64nvme": f["crc64nvme"]} for f in seen] == list(expected)
+            for file in seen:
+                assert crc64nvme((await anybody.get(file["url"])).content) == file["crc64nvme"]
+    other = await shared.client("ben").get(f"/jobs/{job_id}/files")
+    assert (other.status_code, other.json()["error"]["appcode"]) == (403, 20000)
 
 
 PARAMETERS = {

@@ -27,8 +27,10 @@ from cdmtaskservice.domain.records import (
 from cdmtaskservice.domain.refdata import RefdataRecord, StagingRecord, StagingTransition
 from cdmtaskservice.domain.states import JobState, RefdataState
 from cdmtaskservice.s3.model import S3Object
+from cdmtaskservice.services.events import JobNews
 from cdmtaskservice.services.health import DependencyState, Gauges, ServiceInfo
 from cdmtaskservice.services.jobs import FilesPage
+from cdmtaskservice.services.live_logs import FollowedLog
 from cdmtaskservice.services.nersc_client import ClientLifetime
 from cdmtaskservice.services.refdata import RefdataView
 from cdmtaskservice.services.sites import SiteView
@@ -250,6 +252,44 @@ class FakeJobs(Fake):
         self.note("cancel", *arguments)
 
 
+class FakeEvents(Fake):
+    def __init__(self) -> None:
+        super().__init__()
+        running = job_record(states=_STATES[:4])
+        self.news: Sequence[JobNews | None] = [
+            JobNews(job_record(states=_STATES[:2]), {JobState.CREATED: 2}),
+            None,
+            JobNews(dataclasses.replace(running, waiting="db on host x is away"), {JobState.JOB_SUBMITTED: 2}),
+            JobNews(running, {JobState.JOB_SUBMITTED: 2}),
+            JobNews(running, {JobState.JOB_SUBMITTED: 2}),
+            JobNews(finished_job(waiting=None), {JobState.COMPLETE: 2}),
+        ]
+
+    async def watch(self, *arguments: Any) -> AsyncIterator[JobNews | None]:
+        self.note("watch", *arguments)
+        return self._news()
+
+    async def _news(self) -> AsyncIterator[JobNews | None]:
+        for news in self.news:
+            yield news
+
+
+class FakeLiveLogs(Fake):
+    def __init__(self) -> None:
+        super().__init__()
+        self.chunks: list[bytes | Exception] = [b"live\n", b"log\n"]
+
+    async def follow(self, *arguments: Any) -> FollowedLog:
+        self.note("follow", *arguments)
+        return FollowedLog(2, 7, self._chunks())
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        for chunk in self.chunks:
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+
 class FakeAdminJobs(FakeJobs):
     async def container(self, *arguments: Any) -> ContainerRecord:
         self.note("container", *arguments)
@@ -462,6 +502,8 @@ class FakeServices:
     authentication: FakeAuthentication = dataclasses.field(default_factory=FakeAuthentication)
     submission: FakeSubmission = dataclasses.field(default_factory=FakeSubmission)
     jobs: FakeJobs = dataclasses.field(default_factory=FakeJobs)
+    events: FakeEvents = dataclasses.field(default_factory=FakeEvents)
+    live_logs: FakeLiveLogs = dataclasses.field(default_factory=FakeLiveLogs)
     admin_jobs: FakeAdminJobs = dataclasses.field(default_factory=FakeAdminJobs)
     images: FakeImages = dataclasses.field(default_factory=FakeImages)
     refdata: FakeRefdata = dataclasses.field(default_factory=FakeRefdata)

@@ -556,9 +556,3 @@ async def test_worker_files(path: str, content: bytes, sha256: str, client: Clie
         assert again.headers["etag"] == f'"{sha256}"'
     for other in ('"other"', sha256, ""):
         assert (await client.get(path, headers={"If-None-Match": other})).status_code == 200
-
-
-async def test_following_a_log_is_refused_rather_than_ignored(client: Client) -> None:
-    response = await client.get("/jobs/job1/log/0/stdout?follow=true", "ann")
-    assert (response.status_code, response.json()["error"]["appcode"]) == (400, 100000)
-    assert (await client.get("/jobs/job1/log/0/stderr?follow=false", "ann")).status_code == 200

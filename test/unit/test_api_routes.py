@@ -72,6 +72,9 @@ ROUTES = [
     Route("GET", "/jobs/job1/files", USERS, called=("jobs", "files", ()), model=models.JobFiles),
     Route("GET", "/jobs/job1/log/0/stdout", USERS, called=("jobs", "log", ())),
     Route("GET", "/jobs/job1/log/0/stderr", USERS, called=("jobs", "log", ())),
+    Route("GET", "/jobs/job1/log/0/stdout?follow=true", USERS, called=("live_logs", "follow", ())),
+    Route("GET", "/jobs/job1/log/0/stderr?follow=true", USERS, called=("live_logs", "follow", ())),
+    Route("GET", "/jobs/job1/events", USERS, called=("events", "watch", ())),
     Route("PUT", "/jobs/job1/cancel", USERS, 204, called=("jobs", "cancel", ())),
     *(
         Route("GET", f"/callback/{step}/job1", ANYONE, 204, called=("callbacks", "news_of_job", ("job1",)))
@@ -314,5 +317,5 @@ async def test_bad_token_is_refused_everywhere(route: Route, client: Client) -> 
 def test_every_documented_operation_is_tried(services: FakeServices) -> None:
     document = services.app().openapi()
     documented = sum(len(methods) for methods in document["paths"].values())
-    twice = 4  # both kinds of cleaning, recovery, with and without force, and submission with and without storing
+    twice = 6  # cleaning of both kinds and recovery by force too, submission without storing, logs that are followed
     assert len(ROUTES) == documented + twice

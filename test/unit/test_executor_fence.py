@@ -156,10 +156,10 @@ def test_calls_feed_it_when_they_are_answered_well(monkeypatch: pytest.MonkeyPat
         service.update("complete", {})
     assert service.fence.left() == 40
     answers.append((503, b""))
-    assert service.heartbeat({}) is None
+    assert service.heartbeat({}).stop is None
     assert service.fence.left() == 30
     answers.append((200, b'{"stop": false}'))
-    assert service.heartbeat({}) is None
+    assert service.heartbeat({}).stop is None
     assert service.fence.left() == 50
 
 

@@ -1,16 +1,19 @@
 """The table of answers, retries, reports and heartbeats."""
 
+import base64
 import json
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from cdmtaskservice.executor import protocol, retry
 from cdmtaskservice.executor.failures import BadToken, EndedByEngine, GaveUp, NotOurs, StoppedByService, failure_of
 from cdmtaskservice.executor.jsonlog import Log, redacted
-from cdmtaskservice.executor.protocol import Rejected, Service, _judged, _NoAnswer
+from cdmtaskservice.executor.live_logs import MOST_BEHIND, PIECE, LiveLogs
+from cdmtaskservice.executor.protocol import Beat, Rejected, Service, _judged, _NoAnswer
 from cdmtaskservice.executor.reporting import Heartbeat, Progress, Reporter
 from cdmtaskservice.executor.retry import LONGEST_WAIT, Retry
 from cdmtaskservice.executor.stopping import Stop
@@ -134,6 +137,9 @@ class FakeService(Service):
         self.stop_reason = stop_reason
         self.seen: list[str] = []
         self.beats = 0
+        self.wanted: list[Mapping[str, int]] = []
+        """What the answers to heartbeats ask for, one after the other."""
+        self.pieces: list[object] = []
 
     def update(self, state: str, body: Mapping[str, object]) -> None:
         assert str(body["time"]).endswith("Z")
@@ -141,11 +147,12 @@ class FakeService(Service):
         if state in self.outcomes:
             raise self.outcomes[state]
 
-    def heartbeat(self, body: Mapping[str, object]) -> str | None:
+    def heartbeat(self, body: Mapping[str, object]) -> Beat:
         self.beats += 1
+        self.pieces.append(body.get("logs"))
         if "heartbeat" in self.outcomes and self.beats == 1:
             raise self.outcomes["heartbeat"]
-        return self.stop_reason
+        return Beat(self.stop_reason, self.wanted.pop(0) if self.wanted else {})
 
 
 def test_reports_keep_their_order() -> None:
@@ -182,7 +189,7 @@ def test_report_that_ends_everything(why: Exception) -> None:
 
 def test_heartbeat_stops_everything() -> None:
     stop = Stop()
-    Heartbeat(FakeService(stop_reason="canceled"), Progress(), 0.001, stop, Quiet())
+    Heartbeat(FakeService(stop_reason="canceled"), Progress(), LiveLogs("/nowhere"), 0.001, stop, Quiet())
     with pytest.raises(StoppedByService, match="canceled"):
         stop.sleep(10)
 
@@ -190,10 +197,61 @@ def test_heartbeat_stops_everything() -> None:
 def test_heartbeat_goes_on_after_a_fault() -> None:
     stop = Stop()
     service = FakeService({"heartbeat": ZeroDivisionError("a bug")}, stop_reason="canceled")
-    Heartbeat(service, Progress(), 0.001, stop, Quiet())
+    Heartbeat(service, Progress(), LiveLogs("/nowhere"), 0.001, stop, Quiet())
     with pytest.raises(StoppedByService):
         stop.sleep(10)
     assert service.beats == 2
+
+
+def piece(stream: str, offset: int, data: bytes) -> dict[str, object]:
+    return {"stream": stream, "offset": offset, "data": base64.b64encode(data).decode()}
+
+
+def test_logs_are_sent_when_they_are_asked_for_and_only_then(tmp_path: Path) -> None:
+    (tmp_path / "stdout").write_bytes(b"0123456789")
+    logs = LiveLogs(str(tmp_path))
+    assert logs.take() == ([], False)
+    logs.want({"stdout": 4, "stderr": 0, "../secret": 0})
+    assert logs.take() == ([piece("stdout", 4, b"456789")], False)
+    assert logs.take() == ([], False)
+    logs.want({"stdout": 10})
+    assert logs.take() == ([], False)
+
+
+def test_a_long_log_comes_in_pieces_and_not_from_its_beginning(tmp_path: Path) -> None:
+    data = bytes(range(256)) * (MOST_BEHIND // 256 + 10)
+    (tmp_path / "stderr").write_bytes(data)
+    logs = LiveLogs(str(tmp_path))
+    logs.want({"stderr": 0})
+    start = len(data) - MOST_BEHIND
+    assert logs.take() == ([piece("stderr", start, data[start : start + PIECE])], True)
+    logs.want({"stderr": len(data) - PIECE})
+    assert logs.take() == ([piece("stderr", len(data) - PIECE, data[-PIECE:])], False)
+
+
+def test_heartbeats_carry_logs_while_they_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "stdout").write_bytes(b"one\n")
+    stop, service = Stop(), FakeService()
+    service.wanted = [{"stdout": 0}, {"stdout": 4}]
+    heartbeat = Heartbeat(service, Progress(), LiveLogs(str(tmp_path)), 0.001, stop, Quiet())
+    deadline = time.monotonic() + 20
+    while service.beats < 4 and time.monotonic() < deadline:
+        stop.sleep(0.001)
+    heartbeat.close()
+    assert service.pieces[:4] == [None, [piece("stdout", 0, b"one\n")], None, None]
+
+
+def test_what_an_answer_to_a_heartbeat_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service("http://127.0.0.1:1", "j", 0, "t", 1.0, Stop(), Quiet())
+    for answer, beat in (
+        ({"stop": False, "reason": None, "logs": {"stdout": 5, "stderr": -1, "x": "1"}}, Beat(None, {"stdout": 5})),
+        ({"stop": False, "logs": ["stdout"]}, Beat()),
+        ({"stop": True, "reason": None}, Beat("the service said stop")),
+        ({"stop": True, "reason": "canceled", "logs": {"stdout": 5}}, Beat("canceled")),
+        (None, Beat()),
+    ):
+        monkeypatch.setattr(service, "_once", lambda *_, answer=answer: answer)
+        assert service.heartbeat({}) == beat
 
 
 def test_progress() -> None:

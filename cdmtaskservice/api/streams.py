@@ -1,0 +1,118 @@
+"""Answers that go on for as long as their reader stays: logs, and a job's news as server-sent events.
+
+The form of these events is that of the HTML standard of the WHATWG, section 9.2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import structlog
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from cdmtaskservice.api import views
+from cdmtaskservice.api.responses import dump
+from cdmtaskservice.domain.states import CONTAINER_STATES
+from cdmtaskservice.services.events import JobNews
+from cdmtaskservice.services.jobs import LogStream
+from cdmtaskservice.services.live_logs import BrokenOffError, FollowedLog
+
+_log = structlog.get_logger(__name__)
+
+_UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""For proxies that would otherwise gather an answer before they pass it on."""
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+_SIGN_OF_LIFE = b": alive\n\n"
+
+
+class StayingResponse(StreamingResponse):
+    """A stream. What feeds it is closed however the request ends, and a broken one does not look like a whole one."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        except* BrokenOffError as group:
+            # Without its last chunk, an answer is broken for every client.
+            _log.info("stream_broken_off", why=str(group.exceptions[0]))
+        finally:
+            close = getattr(self.body_iterator, "aclose", None)
+            if close is not None:
+                await close()
+
+
+class LogResponse(StayingResponse):
+    """A log as an attachment."""
+
+    def __init__(
+        self,
+        chunks: AsyncIterator[bytes],
+        job_id: str,
+        number: int,
+        stream: LogStream,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        name = f"{_UNSAFE.sub('_', job_id)}-{number}-{stream}.txt"
+        headers = {
+            "Content-Disposition": f'attachment; filename="{name}"',
+            # A container may write what a browser would take for a page of ours.
+            "X-Content-Type-Options": "nosniff",
+            **(more or {}),
+        }
+        super().__init__(chunks, media_type="text/plain; charset=utf-8", headers=headers)
+
+
+def followed_response(log: FollowedLog, job_id: str, number: int, stream: LogStream) -> LogResponse:
+    """A log that is followed, as it comes."""
+    more = {**_UNBUFFERED, "CTS-Log-Attempt": str(log.attempt), "CTS-Log-Offset": str(log.offset)}
+    return LogResponse(log.chunks, job_id, number, stream, more)
+
+
+def events_response(news: AsyncIterator[JobNews | None], last_event_id: str | None) -> StayingResponse:
+    """A job's news, as they come."""
+    events = event_stream(news, transitions_seen(last_event_id))
+    return StayingResponse(events, media_type="text/event-stream", headers=_UNBUFFERED)
+
+
+async def event_stream(news: AsyncIterator[JobNews | None], seen: int) -> AsyncIterator[bytes]:
+    """The events of a job, each state once.
+
+    seen: how many transitions the reader knows of already.
+    """
+    yield b"retry: 2000\n\n"
+    counts: Mapping[str, int] | None = None
+    waiting: str | None = None
+    async for now in news:
+        if now is None:
+            yield _SIGN_OF_LIFE
+            continue
+        for number, transition in enumerate(now.job.transitions[seen:], seen):
+            yield _event("state", {"state": transition.state.value, "time": transition.time}, number)
+        seen = max(seen, len(now.job.transitions))
+        by_name = {s.value: now.counts[s] for s in CONTAINER_STATES if s in now.counts}
+        if by_name != counts:
+            counts = by_name
+            yield _event("containers", {"counts": counts})
+        words = views.waiting(now.job)
+        if words != waiting:
+            waiting = words
+            yield _event("waiting", {"waiting": words})
+        if now.job.state.is_terminal:
+            yield _event("end", {"state": now.job.state.value})
+            return
+
+
+def transitions_seen(last_event_id: str | None) -> int:
+    """How many transitions a reader knows of who sends this `Last-Event-ID`; 0 for one that is not ours."""
+    if last_event_id is None or not last_event_id.isascii() or not last_event_id.isdigit() or len(last_event_id) > 9:
+        return 0
+    return int(last_event_id) + 1
+
+
+def _event(name: str, data: Mapping[str, Any], number: int | None = None) -> bytes:
+    id_line = b"" if number is None else b"id: %d\n" % number
+    return b"event: %s\n%sdata: %s\n\n" % (name.encode(), id_line, dump(data))

@@ -1,0 +1,226 @@
+"""Following the log of a container while it runs.
+
+Executors send pieces of a log along with their heartbeats, but only of logs that somebody follows: a reader's feed
+says so in the store, and the process that is sent the next heartbeat asks for them in its answer. Pieces pass through
+the store, so that reader and executor may talk to different processes. Once the container is over, the rest is read
+from S3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+
+from cdmtaskservice.auth.principal import Principal
+from cdmtaskservice.domain.clock import Clock
+from cdmtaskservice.domain.errors import NoLogsError, UnsupportedOperationError
+from cdmtaskservice.domain.records import ContainerRecord, JobRecord
+from cdmtaskservice.domain.worker_calls import LogPiece
+from cdmtaskservice.services.feeds import Feed, Feeds
+from cdmtaskservice.services.jobs import Jobs, LogStream
+from cdmtaskservice.store.containers import ContainerStore
+from cdmtaskservice.store.live_logs import LiveLogStore, LogKey, Piece
+
+_IN_MEMORY = 1 << 20
+"""Bytes of one log that are held for all its readers. Whoever is further behind reads the store."""
+
+_FOLLOWED_FOR = datetime.timedelta(seconds=30)
+_SAID_EVERY = datetime.timedelta(seconds=10)
+"""How long a log counts as followed, and how often that is said again."""
+
+_ASKED_EVERY = datetime.timedelta(seconds=1)
+"""How old what this process knows of followed logs may be."""
+
+_PAUSE = 0.5
+_PATIENCE = 15.0
+
+
+class BrokenOffError(Exception):
+    """The stream cannot go on, and the log has not ended: the reader may ask again, from where it is."""
+
+
+@dataclass(frozen=True)
+class FollowedLog:
+    """A log as it comes. attempt: whose it is. offset: of the first byte in `chunks`, which raise BrokenOffError."""
+
+    attempt: int
+    offset: int
+    chunks: AsyncIterator[bytes]
+
+
+class LiveLogs:
+    """Both ends: what executors send, and those who read it."""
+
+    def __init__(
+        self,
+        owned: Jobs,
+        containers: ContainerStore,
+        store: LiveLogStore,
+        feeds: Feeds,
+        sites: Collection[str],
+        clock: Clock,
+    ) -> None:
+        """sites: those whose containers run by our executor."""
+        self._owned = owned
+        self._containers = containers
+        self._store = store
+        self._feeds = feeds
+        self._sites = sites
+        self._clock = clock
+        self._wanted: Mapping[tuple[str, int], Sequence[str]] = {}
+        self._asked: datetime.datetime | None = None
+
+    async def follow(
+        self, viewer: Principal, job_id: str, number: int, stream: LogStream, seek: int = 0, *, any_job: bool = False
+    ) -> FollowedLog:
+        """The bytes of a container's log from `seek` on, as they are written, until its attempt is over.
+
+        any_job: for administrators, who may follow everybody's. Raises what `Jobs.log` does, and
+        UnsupportedOperationError while the container runs where nobody tells us, ResourceUnavailableError where there
+        are too many readers.
+        """
+        job = await self._owned.find(job_id, None if any_job else viewer)
+        self._owned.check_number(job, number)
+        container = await self._containers.get(job_id, number)
+        assert container is not None
+        if job.state.is_terminal or container.state.is_terminal:
+            chunks = await self._owned.log(None, job_id, number, stream, seek)
+            return FollowedLog(container.attempt, seek, chunks)
+        if job.site not in self._sites:
+            raise UnsupportedOperationError(
+                f"Logs at the site {job.site} can be read only once the container is over: ask again then, or without "
+                "follow"
+            )
+        self._feeds.check_room(viewer.user)
+        key = LogKey(job_id, number, stream)
+        kept = await self._store.span(key, container.attempt)
+        offset = max(seek, kept[0]) if kept else seek
+        return FollowedLog(container.attempt, offset, self._live(viewer.user, key, container.attempt, offset))
+
+    async def _live(self, user: str, key: LogKey, attempt: int, position: int) -> AsyncIterator[bytes]:
+        def make() -> _LogFeed:
+            return _LogFeed(self._owned, self._containers, self._store, self._clock, key, attempt)
+
+        with self._feeds.reading(user, ("log", key, attempt), make) as feed:
+            while True:
+                if self._feeds.closed:
+                    raise BrokenOffError("the service stops")
+                pieces = feed.after(position)
+                if not pieces and position < feed.end:
+                    pieces = await self._store.read(key, attempt, position)
+                for piece in pieces:
+                    if piece.offset != position:
+                        raise BrokenOffError(f"bytes {position} to {piece.offset} of the log are not kept any more")
+                    yield piece.data
+                    position = piece.end
+                if pieces:
+                    continue
+                if feed.over:
+                    break
+                await feed.wait(_PATIENCE)
+        if not feed.ended:
+            return
+        with suppress(NoLogsError):  # it was canceled before there was any
+            async with aclosing(await self._owned.log(None, key.job_id, key.number, _stream(key), position)) as rest:
+                async for chunk in rest:
+                    yield chunk
+
+    async def take(
+        self, job_id: str, number: int, attempt: int, pieces: Sequence[LogPiece]
+    ) -> Mapping[str, int] | None:
+        """Keep what an executor has sent. Returns from where on it is to send which streams; None for none."""
+        for piece in pieces:
+            key = LogKey(job_id, number, piece.stream)
+            await self._store.add(key, attempt, Piece(piece.offset, piece.data))
+            self._feeds.wake(("log", key, attempt))
+        streams = await self._streams(job_id, number)
+        if not streams:
+            return None
+        spans = {stream: await self._store.span(LogKey(job_id, number, stream), attempt) for stream in streams}
+        return {stream: span[1] if span else 0 for stream, span in spans.items()}
+
+    async def _streams(self, job_id: str, number: int) -> Sequence[str]:
+        """The streams of a container that are followed, as far as was known a moment ago."""
+        now = self._clock()
+        if self._asked is None or now - self._asked > _ASKED_EVERY:
+            self._asked = now  # the others go on with what is known, and do not ask too
+            wanted: dict[tuple[str, int], list[str]] = defaultdict(list)
+            for key in await self._store.wanted(now):
+                wanted[key.job_id, key.number].append(key.stream)
+            self._wanted = wanted
+        return self._wanted.get((job_id, number), ())
+
+
+class _LogFeed(Feed):
+    """The newest bytes of one attempt's log, for all its readers in this process."""
+
+    def __init__(
+        self,
+        owned: Jobs,
+        containers: ContainerStore,
+        store: LiveLogStore,
+        clock: Clock,
+        key: LogKey,
+        attempt: int,
+    ) -> None:
+        super().__init__()
+        self._owned = owned
+        self._containers = containers
+        self._store = store
+        self._clock = clock
+        self._key = key
+        self._attempt = attempt
+        self._said: datetime.datetime | None = None
+        self._pieces: deque[Piece] = deque()
+        self.end = 0
+        """The offset of what will come next."""
+        self.ended = False
+        """Whether the container is over, so that its log is in S3."""
+
+    def after(self, position: int) -> Sequence[Piece]:
+        """What is in memory from `position` on; nothing where that is further back, or all there is."""
+        if not self._pieces or not self._pieces[0].offset <= position < self.end:
+            return ()
+        found = [p for p in self._pieces if p.end > position]
+        first = found[0]
+        return [Piece(position, first.data[position - first.offset :]), *found[1:]]
+
+    async def refresh(self) -> float | None:
+        """Say that the log is followed, and read what has come."""
+        now = self._clock()
+        if self._said is None or now - self._said >= _SAID_EVERY:
+            await self._store.want(self._key, now + _FOLLOWED_FOR)
+            self._said = now
+        # In this order: what was sent before the end is there when the end is seen.
+        job, container = await asyncio.gather(
+            self._owned.find(self._key.job_id, None), self._containers.get(self._key.job_id, self._key.number)
+        )
+        news = await self._store.read(self._key, self._attempt, self.end)
+        for piece in news:
+            self._keep(piece)
+        over = self._is_over(job, container)
+        if news:
+            self.publish()
+        return None if over else 0.0 if news else _PAUSE
+
+    def _keep(self, piece: Piece) -> None:
+        if self._pieces and piece.offset != self._pieces[-1].end:
+            self._pieces.clear()  # what lies between is not kept any more
+        self._pieces.append(piece)
+        self.end = piece.end
+        while len(self._pieces) > 1 and self.end - self._pieces[0].end >= _IN_MEMORY:
+            self._pieces.popleft()
+
+    def _is_over(self, job: JobRecord, container: ContainerRecord | None) -> bool:
+        if container is None or container.attempt != self._attempt:
+            return True
+        self.ended = container.state.is_terminal or job.state.is_terminal
+        return self.ended
+
+
+def _stream(key: LogKey) -> LogStream:
+    return "stderr" if key.stream == "stderr" else "stdout"

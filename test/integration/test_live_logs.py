@@ -1,0 +1,318 @@
+"""Following logs, from an executor's heartbeats to a reader: the store on every database, and the desk with readers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import datetime
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+from mongomock_motor import AsyncMongoMockClient
+from pydantic import SecretStr
+
+from cdmtaskservice.auth.container_token import ContainerClaim
+from cdmtaskservice.auth.principal import Principal
+from cdmtaskservice.domain.errors import (
+    NoLogsError,
+    NoSuchSubJobError,
+    ResourceUnavailableError,
+    UnauthorizedError,
+    UnsupportedOperationError,
+)
+from cdmtaskservice.domain.records import Transition
+from cdmtaskservice.domain.states import JobState
+from cdmtaskservice.domain.worker_calls import Heartbeat
+from cdmtaskservice.s3.client import S3Client
+from cdmtaskservice.s3.model import S3Config
+from cdmtaskservice.services.events import JobEvents
+from cdmtaskservice.services.live_logs import BrokenOffError, FollowedLog, LiveLogs
+from cdmtaskservice.store.database import Database
+from cdmtaskservice.store.live_logs import WINDOW, LiveLogStore, LogKey, Piece
+from test.integration.workers_room import BUCKET, FILES, LOGS, Room, update
+from test.stand_ins.clockwork import START, eventually
+
+ANN = Principal("ann", frozenset())
+KEY = LogKey("j:with:colons", 3, "stdout")
+LATER = START + datetime.timedelta(seconds=30)
+
+
+@pytest.fixture(params=["mongomock", "wire"])
+async def database(request):
+    name = f"test-{uuid.uuid4().hex}"
+    if request.param == "mongomock":
+        database = Database(AsyncMongoMockClient(), name)
+    else:
+        database = Database.connect(request.getfixturevalue("stack").mongo_uri, name, 5)
+    await database.create_indexes()
+    yield database
+    database.close()
+
+
+async def test_logs_are_wanted_for_a_while(database):
+    store = LiveLogStore(database)
+    assert await store.wanted(START) == []
+    await asyncio.gather(*(store.want(KEY, LATER) for _ in range(5)))
+    assert await store.wanted(START) == [KEY]
+    assert await store.wanted(LATER) == []
+    await store.want(KEY, LATER + datetime.timedelta(seconds=1))
+    assert await store.wanted(LATER) == [KEY]
+
+
+async def test_pieces_are_read_from_any_position(database):
+    store = LiveLogStore(database)
+    assert await store.span(KEY, 1) is None
+    assert await store.read(KEY, 1, 0) == []
+    for piece in (Piece(0, b"\0\xff23"), Piece(4, b"4567"), Piece(4, b"4567"), Piece(8, b"8")):
+        await store.add(KEY, 1, piece)
+    await store.add(KEY, 2, Piece(0, b"another attempt"))
+    await store.add(LogKey(KEY.job_id, 3, "stderr"), 1, Piece(0, b"another stream"))
+    assert await store.span(KEY, 1) == (0, 9)
+    for position in range(10):
+        assert b"".join(p.data for p in await store.read(KEY, 1, position)) == b"\0\xff2345678"[position:]
+    assert await store.read(KEY, 1, 3) == [Piece(3, b"3"), Piece(4, b"4567"), Piece(8, b"8")]
+
+
+async def test_what_is_read_at_once_is_whole_and_bounded(database):
+    store = LiveLogStore(database)
+    for offset in (0, 4, 10):  # what came between is lost
+        await store.add(KEY, 1, Piece(offset, b"abcd"))
+    assert await store.read(KEY, 1, 0) == [Piece(0, b"abcd"), Piece(4, b"abcd")]
+    assert await store.read(KEY, 1, 8) == [Piece(10, b"abcd")]
+    large = b"x" * (1 << 19)
+    for n in range(4):
+        await store.add(KEY, 2, Piece(n << 19, large))
+    assert len(await store.read(KEY, 2, 0)) == 2
+
+
+async def test_the_newest_bytes_are_kept(database):
+    store = LiveLogStore(database)
+    size = 1 << 20
+    for n in range(10):
+        await store.add(KEY, 1, Piece(n * size, bytes([n]) * size))
+    first, end = await store.span(KEY, 1)
+    assert end == 10 * size
+    assert end - first == WINDOW
+
+
+async def test_what_nobody_follows_is_forgotten(database):
+    store = LiveLogStore(database)
+    other = LogKey("k", 0, "stdout")
+    for key, until in ((KEY, START), (other, LATER)):
+        await store.want(key, until)
+        await store.add(key, 1, Piece(0, b"a"))
+        await store.add(key, 2, Piece(0, b"a"))
+    assert await store.forget(LATER) == 1
+    assert [await store.span(key, n) for key in (KEY, other) for n in (1, 2)] == [None, None, (0, 1), (0, 1)]
+    assert await store.wanted(START) == [other]
+
+
+# The desk.
+
+
+@pytest.fixture(scope="module")
+async def s3(stack):
+    account = stack.s3
+    async with S3Client.create(S3Config(account.url, account.access_key, SecretStr(account.secret_key))) as client:
+        for bucket in (BUCKET, LOGS):
+            await client.create_bucket(bucket)
+        for name in FILES:
+            await client.put(f"{BUCKET}/{name}", name.encode())
+        yield client
+
+
+@pytest.fixture
+async def room(stack, s3):
+    database = Database.connect(stack.mongo_uri, f"test-{uuid.uuid4().hex}", 5)
+    await database.create_indexes()
+    room = Room(database, s3)
+    await room.accept()
+    await s3.delete([f"{LOGS}/j/container-0/stdout.txt"])
+    yield room
+    room.feeds.close()
+    database.close()
+
+
+async def beat(room: Room, claim: ContainerClaim, **logs: tuple[int, bytes]) -> dict[str, int] | None:
+    """The executor says that it lives, and sends pieces; what it is asked for."""
+    pieces = [{"stream": s, "offset": o, "data": base64.b64encode(d).decode()} for s, (o, d) in logs.items()]
+    heartbeat = Heartbeat.model_validate({"phase": "running", "logs": pieces})
+    answer = await room.workers.heartbeat(claim, claim.job_id, claim.container_number, heartbeat)
+    assert not answer["stop"]
+    wanted: dict[str, int] | None = answer["logs"]
+    return wanted
+
+
+async def asked_for(room: Room, claim: ContainerClaim) -> dict[str, int]:
+    """What the executor is asked for, as soon as it is."""
+
+    async def asked() -> dict[str, int] | None:
+        room.clock.advance(2)
+        return await beat(room, claim)
+
+    return await eventually(asked)
+
+
+class Reader:
+    """Reads a log that is followed, in the background."""
+
+    def __init__(self, log: FollowedLog) -> None:
+        self.log = log
+        self.read = b""
+        self.task = asyncio.create_task(self._read(log.chunks))
+
+    async def _read(self, chunks: AsyncIterator[bytes]) -> None:
+        async for chunk in chunks:
+            self.read += chunk
+
+    async def has(self, data: bytes) -> None:
+        async def there() -> bool:
+            assert data.startswith(self.read)
+            return self.read == data
+
+        await eventually(there)
+
+
+async def follow(room: Room, seek: int = 0, **kwargs) -> Reader:
+    return Reader(await room.live_logs.follow(ANN, "j", 0, "stdout", seek, **kwargs))
+
+
+async def test_a_log_is_followed_from_its_beginning_to_its_end_in_s3(room):
+    reader = await follow(room)  # before the container has begun
+    assert (reader.log.attempt, reader.log.offset) == (1, 0)
+    _, claim = await room.claim()
+    assert await asked_for(room, claim) == {"stdout": 0}
+    assert await beat(room, claim, stdout=(0, b"one\n")) == {"stdout": 4}
+    await reader.has(b"one\n")
+    second = await follow(room, 2)
+    await second.has(b"e\n")
+    assert await beat(room, claim, stdout=(4, b"two\n")) == {"stdout": 8}
+    await reader.has(b"one\ntwo\n")
+    # The executor has uploaded the whole log before it says that it is done.
+    await room.s3.put(f"{LOGS}/j/container-0/stdout.txt", b"one\ntwo\nthree\n")
+    await room.workers.update(claim, "j", 0, JobState.ERROR, update(room, error="it broke"))
+    async with asyncio.timeout(20):
+        await asyncio.gather(reader.task, second.task)
+    assert (reader.read, second.read) == (b"one\ntwo\nthree\n", b"e\ntwo\nthree\n")
+    third = await follow(room, 4)
+    await third.task
+    assert third.read == b"two\nthree\n"
+
+
+async def test_nothing_is_sent_of_what_nobody_follows(room):
+    _, claim = await room.claim()
+    for _ in range(3):
+        room.clock.advance(10)
+        assert await beat(room, claim) is None
+    reader = await follow(room)
+    assert await asked_for(room, claim) == {"stdout": 0}
+    reader.task.cancel()
+    await asyncio.gather(reader.task, return_exceptions=True)
+    room.clock.advance(60)
+    assert await beat(room, claim) is None
+
+
+async def test_readers_of_another_process_get_the_same(room):
+    """One process is told by the executor, the other one has the reader; they share the store alone."""
+    other = LiveLogs(
+        room.owned, room.containers, LiveLogStore(room.database), type(room.feeds)(4), ["here"], room.clock
+    )
+    reader = Reader(await other.follow(ANN, "j", 0, "stdout"))
+    _, claim = await room.claim()
+    assert await asked_for(room, claim) == {"stdout": 0}
+    await beat(room, claim, stdout=(0, b"one\n"))
+    await reader.has(b"one\n")
+    reader.task.cancel()
+
+
+async def test_a_reader_far_behind_and_what_is_not_kept_any_more(room):
+    reader = await follow(room)
+    _, claim = await room.claim()
+    await asked_for(room, claim)
+    size = 1 << 18
+    total = 0
+    while total <= WINDOW + 2 * size:  # the readers at the front get all of it
+        await beat(room, claim, stdout=(total, bytes([total >> 18]) * size))
+        total += size
+        await reader.has(b"".join(bytes([n]) * size for n in range(total >> 18)))
+    behind = await follow(room)
+    assert behind.log.offset == total - WINDOW
+    await behind.has(reader.read[-WINDOW:])
+    # Whoever has been promised bytes that are gone is not given others in their place.
+    with pytest.raises(BrokenOffError, match="not kept"):
+        async for _ in room.live_logs._live("ann", LogKey("j", 0, "stdout"), 1, 0):
+            pass
+    for r in (reader, behind):
+        r.task.cancel()
+
+
+async def test_another_attempt_is_another_log(room):
+    reader = await follow(room)
+    _, claim = await room.claim()
+    await asked_for(room, claim)
+    await beat(room, claim, stdout=(0, b"one\n"))
+    await reader.has(b"one\n")
+    assert await room.containers.next_attempt("j", 0, 1, room.clock(), "lost")
+    async with asyncio.timeout(20):
+        await reader.task
+    assert reader.read == b"one\n"
+    again = await follow(room)
+    assert (again.log.attempt, again.log.offset) == (2, 0)
+    _, claim = await room.claim(attempt=2, claim="b")
+    await asked_for(room, claim)
+    await beat(room, claim, stdout=(0, b"zwei\n"))
+    await again.has(b"zwei\n")
+    again.task.cancel()
+
+
+async def test_the_log_of_a_job_that_is_canceled_ends(room):
+    reader = await follow(room)
+    await room.cancel()
+    await room.jobs.transition("j", Transition(JobState.CANCELED, room.clock(), "end"))
+    async with asyncio.timeout(20):
+        await reader.task
+    assert reader.read == b""
+    with pytest.raises(NoLogsError):
+        await room.live_logs.follow(ANN, "j", 0, "stdout")
+
+
+async def test_who_may_follow_what(room):
+    with pytest.raises(UnauthorizedError):
+        await room.live_logs.follow(Principal("ben", frozenset()), "j", 0, "stdout")
+    assert (await room.live_logs.follow(Principal("adam", frozenset()), "j", 0, "stdout", any_job=True)).attempt == 1
+    with pytest.raises(NoSuchSubJobError):
+        await room.live_logs.follow(ANN, "j", 2, "stdout")
+    elsewhere = LiveLogs(room.owned, room.containers, LiveLogStore(room.database), room.feeds, [], room.clock)
+    with pytest.raises(UnsupportedOperationError, match="once the container is over"):
+        await elsewhere.follow(ANN, "j", 0, "stdout")
+
+
+async def test_readers_are_bounded_and_sent_away_at_the_end(room):
+    readers = [await follow(room) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(ResourceUnavailableError):
+        await follow(room)
+    room.feeds.close()
+    async with asyncio.timeout(20):
+        ends = await asyncio.gather(*(r.task for r in readers), return_exceptions=True)
+    assert [type(e) for e in ends] == [BrokenOffError] * 3
+
+
+async def test_a_job_is_watched_to_its_end(room):
+    events = JobEvents(room.owned, room.containers, room.feeds)
+    news = await events.watch(ANN, "j")
+    with pytest.raises(UnauthorizedError):
+        await events.watch(Principal("ben", frozenset()), "j")
+    first = await anext(news)
+    assert (first.job.state, first.counts) == (JobState.CREATED, {JobState.CREATED: 2})
+    _, claim = await room.claim()
+    await room.workers.update(claim, "j", 0, JobState.DOWNLOAD_SUBMITTED, update(room))
+    events.wake("j")
+    second = await anext(news)
+    assert second.counts == {JobState.CREATED: 1, JobState.DOWNLOAD_SUBMITTED: 1}
+    await room.cancel()
+    await room.jobs.transition("j", Transition(JobState.CANCELED, room.clock(), "end"))
+    async with asyncio.timeout(20):
+        states = [n.job.state async for n in news if n is not None]
+    assert states[-1] is JobState.CANCELED

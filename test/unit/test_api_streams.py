@@ -1,0 +1,131 @@
+"""Answers that go on: logs that are followed, and a job's events."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cdmtaskservice.domain.errors import NoSuchJobError, ResourceUnavailableError, UnsupportedOperationError
+from cdmtaskservice.services.live_logs import BrokenOffError
+from test.unit.api_fakes import CALLERS, Client, FakeServices
+
+ANN = CALLERS["ann"]
+
+
+@pytest.fixture
+def services() -> FakeServices:
+    return FakeServices()
+
+
+@pytest.fixture
+def client(services: FakeServices) -> Client:
+    return Client(services)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+async def test_a_log_that_is_followed(stream: str, services: FakeServices, client: Client) -> None:
+    response = await client.get(f"/jobs/job1/log/1/{stream}?follow=true&seek=3", "ann")
+    assert response.text == "live\nlog\n"
+    assert services.live_logs.calls == [("follow", (ANN, "job1", 1, stream, 3))]
+    assert services.jobs.calls == []
+    assert {name: response.headers[name] for name in ("cts-log-attempt", "cts-log-offset", "x-accel-buffering")} == {
+        "cts-log-attempt": "2",
+        "cts-log-offset": "7",
+        "x-accel-buffering": "no",
+    }
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_a_log_can_not_be_followed_for_some_bytes(services: FakeServices, client: Client) -> None:
+    response = await client.get("/jobs/job1/log/1/stdout?follow=true&length=3", "ann")
+    assert (response.status_code, response.json()["error"]["appcode"]) == (400, 30001)
+    assert "length" in response.json()["error"]["message"]
+    assert services.live_logs.calls == []
+
+
+async def test_refusals_come_before_the_stream(services: FakeServices, client: Client) -> None:
+    for error, code in ((UnsupportedOperationError("x"), 100000), (ResourceUnavailableError("x"), 60000)):
+        services.live_logs.raises["follow"] = error
+        response = await client.get("/jobs/job1/log/1/stdout?follow=true", "ann")
+        assert (response.status_code, response.json()["error"]["appcode"]) == (400, code)
+    services.events.raises["watch"] = NoSuchJobError("x")
+    response = await client.get("/jobs/job1/events", "ann")
+    assert (response.status_code, response.json()["error"]["appcode"]) == (404, 40040)
+
+
+async def test_a_stream_that_breaks_off_does_not_look_whole(services: FakeServices) -> None:
+    """The last message of a whole answer says that it is the last; without it, servers close the connection."""
+    services.live_logs.chunks = [b"live\n", BrokenOffError("the service stops")]
+    sent = []
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/jobs/job1/log/1/stdout",
+        "query_string": b"follow=true",
+        "headers": [(b"authorization", b"Bearer ann")],
+    }
+    await services.app()(scope, receive, send)
+    assert [m["type"] for m in sent] == ["http.response.start", "http.response.body"]
+    assert sent[1]["body"] == b"live\n"
+    assert sent[1]["more_body"] is True
+
+
+def events(text: str) -> list[tuple[str, str | None, object]]:
+    """(event, id, data) of a stream; a comment is an event without a name."""
+    found: list[tuple[str, str | None, object]] = []
+    for block in text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines())
+        found.append(
+            (fields.get("event", ""), fields.get("id"), json.loads(fields["data"]) if "data" in fields else block)
+        )
+    return found
+
+
+async def test_what_happens_to_a_job(services: FakeServices, client: Client) -> None:
+    response = await client.get("/jobs/job1/events", "ann")
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["cache-control"] == "no-store"
+    assert services.events.calls == [("watch", (ANN, "job1"))]
+    seen = events(response.text)
+    states = [t.state.value for t in services.jobs.job.transitions]
+    assert [(event_id, data["state"]) for name, event_id, data in seen if name == "state"] == [
+        (str(n), state) for n, state in enumerate(states)
+    ]
+    assert seen[1][2] == {
+        "state": "created",
+        "time": services.jobs.job.transitions[0].time.isoformat().replace("+00:00", "Z"),
+    }
+    rest = [(name, data) for name, _, data in seen if name != "state"]
+    assert rest[:3] == [("", "retry: 2000"), ("containers", {"counts": {"created": 2}}), ("", ": alive")]
+    assert rest[3] == ("containers", {"counts": {"job_submitted": 2}})
+    name, told = rest[4]
+    assert name == "waiting"
+    assert "goes on by itself" in told["waiting"]
+    assert "host x" not in told["waiting"]
+    assert rest[5:] == [
+        ("waiting", {"waiting": None}),
+        ("containers", {"counts": {"complete": 2}}),
+        ("end", {"state": "complete"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("last", "first"), [("0", 1), ("5", 6), ("6", None), ("99", None), ("x", 0), ("-1", 0), ("9" * 40, 0)]
+)
+async def test_events_go_on_after_the_last_that_was_seen(last: str, first: int | None, client: Client) -> None:
+    seen = events((await client.get("/jobs/job1/events", "ann", headers={"Last-Event-ID": last})).text)
+    ids = [event_id for name, event_id, _ in seen if name == "state"]
+    assert ids == ([] if first is None else [str(n) for n in range(first, 7)])
+    assert seen[-1][0] == "end"
