@@ -16,6 +16,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from cdmtaskservice.api import views
 from cdmtaskservice.web import words
 
 _HERE = Path(__file__).parent
@@ -61,7 +62,7 @@ class Templates:
             assets=assets.version,
             look=words.look,
             ago=words.ago,
-            waiting_words=lambda job: job.told or words.WAITING,
+            waiting_words=views.waiting,
             count=words.count,
             linked=linked,
         )

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
@@ -260,7 +260,7 @@ async def _resume(visit: Visit) -> None:
 
 def _sign_in_first(visit: Visit) -> Response:
     request = visit.request
-    if not _is_navigation(request):
+    if not _wants_page(request):
         raise InvalidTokenError("You are signed out")
     if (
         request.method == "GET"
@@ -278,8 +278,11 @@ def _sign_in_first(visit: Visit) -> Response:
     return response
 
 
-def _is_navigation(request: Request) -> bool:
-    return request.headers.get("sec-fetch-mode", "navigate") == "navigate"
+def _wants_page(request: Request) -> bool:
+    """Whether it is a person who asks, and not a script of a page."""
+    accepted = request.headers.get("accept", "*/*")
+    by_script = request.headers.get("sec-fetch-mode", "navigate") != "navigate"
+    return not by_script and ("text/html" in accepted or "*/*" in accepted)
 
 
 def _refuse_other_sites(request: Request) -> None:
@@ -316,6 +319,8 @@ def _fault(visit: Visit, error: Exception) -> Response:
             _log.error("request_failed", exc_info=error)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             words = "Something went wrong in the service. The administrators can find out what, by the request's ID."
+    if not _wants_page(visit.request):
+        return PlainTextResponse(words + "\n", status)
     try:
         response = visit.html("error.html", status, shown=status, words=words)
     except Exception as second:  # the page itself is what fails

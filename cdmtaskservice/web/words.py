@@ -110,10 +110,3 @@ def number(value: float | None, digits: int = 3) -> str:
 def count(many: int, one: str, more: str = "") -> str:
     """`1 file`, `2 files`."""
     return f"{number(many)} {one if many == 1 else more or one + 's'}"
-
-
-WAITING = (
-    "The site, or a service that the job needs, does not answer or has no room just now. The job goes on by itself as "
-    "soon as it can; an administrator can see what holds it up."
-)
-"""For a job's owner, where there is nothing that they could do about it."""

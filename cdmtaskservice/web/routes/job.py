@@ -12,11 +12,12 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from cdmtaskservice.auth.principal import Principal
-from cdmtaskservice.domain.errors import CTSError, NoSuchSubJobError
+from cdmtaskservice.domain.errors import CTSError
 from cdmtaskservice.domain.records import ContainerRecord, JobRecord
 from cdmtaskservice.domain.states import CONTAINER_STATES, JobState
 from cdmtaskservice.services.jobs import FileKind
 from cdmtaskservice.web.rendering import linked
+from cdmtaskservice.web.routes.live import container_number
 from cdmtaskservice.web.visit import Pages, Visit, page
 
 FILES_SHOWN = 10
@@ -175,12 +176,8 @@ class _JobPages:
 
     async def _container(self, visit: Visit) -> Response:
         job = await self._find(visit)
-        text = visit.path("number")
-        number = int(text) if text.isdecimal() and len(text) < 10 else -1
-        every = await visit.services.jobs.containers(self.viewer(visit), job.id)
-        container = next((c for c in every if c.number == number), None)
-        if container is None:
-            raise NoSuchSubJobError(f"Job {job.id} has no container {text}; they are 0 to {job.containers - 1}")
+        number = container_number(visit.path("number"))
+        container = await visit.services.jobs.container(self.viewer(visit), job.id, number)
         return visit.html(
             "container.html",
             job=job,
@@ -212,12 +209,12 @@ class _JobPages:
         """To S3, by a link that is made now and stands on no page."""
         kind, text = _kind(visit.query.get("kind", "")), visit.query.get("n", "")
         number = int(text) if text.isdecimal() and len(text) < 10 else -1
-        found = None
+        link = None
         if number >= 0:
-            found = await visit.services.jobs.files(self.viewer(visit), visit.path("job_id"), kind, number, 1)
-        if found is None or not found.urls:
+            link = await visit.services.jobs.link(self.viewer(visit), visit.path("job_id"), kind, number)
+        if link is None:
             raise HTTPException(404, "There is no such file")
-        return RedirectResponse(found.urls[0], 303, {"Cache-Control": "no-store"})
+        return RedirectResponse(link, 303, {"Cache-Control": "no-store"})
 
     @staticmethod
     def _pages(visit: Visit, path: str, number: int, total: int, size: int, state: str) -> list[tuple[str, str]]:

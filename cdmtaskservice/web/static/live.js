@@ -60,7 +60,7 @@ async function look() {
   last = Date.now();
   try {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
-    if (answer.status === 401) return ended();
+    if (answer.status === 401 || answer.redirected) return ended();
     if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
     take(new DOMParser().parseFromString(await answer.text(), "text/html"));
   } catch {
