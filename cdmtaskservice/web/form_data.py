@@ -35,6 +35,11 @@ class Sent:
         return name in self.fields
 
 
+def whole_number(text: str, digits: int = 9) -> int | None:
+    """A number of so many digits at most, as it stands in a path or a query; None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= digits else None
+
+
 def lines_as_here(text: str) -> str:
     """A text of a form, in which browsers end lines with CR and LF."""
     return text.replace("\r\n", "\n").replace("\r", "\n")

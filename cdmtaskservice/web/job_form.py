@@ -49,10 +49,10 @@ def fields_sent(sent: Sent) -> Fields:
 
 def body_of(fields: Fields) -> Body:
     """The request that a form stands for; what is empty is left out. Raises: UnreadLineError."""
-    body: Body = {name: fields[name] for name in _PLAIN if fields.get(name, "").strip()}
+    body: Body = {name: fields[name] for name in _PLAIN if fields.get(name)}
     if "runtime" in body and _NUMBER.fullmatch(body["runtime"].strip()):
         body["runtime"] = float(body["runtime"])  # seconds, where a text would have to be ISO 8601
-    params: Body = {name: fields[name] for name in _MOUNTS if fields.get(name, "").strip()}
+    params: Body = {name: fields[name] for name in _MOUNTS if fields.get(name)}
     if fields.get("declobber"):
         params["declobber"] = True
     if args := [_argument(number, line) for number, line in _lines(fields.get("args", ""))]:
@@ -60,7 +60,7 @@ def body_of(fields: Fields) -> Body:
     if environment := dict(_variable(number, line) for number, line in _lines(fields.get("environment", ""))):
         params["environment"] = environment
     body["params"] = params
-    if tags := [line for _, line in _lines(fields.get("tags", ""))]:
+    if tags := [line for _, line in _lines(fields.get("tags", ""), strip=False)]:
         body["tags"] = tags
     if roots := [_root(line) for _, line in _lines(fields.get("input_roots", ""), strip=False)]:
         body["input_roots"] = roots

@@ -71,6 +71,7 @@ class Templates:
             duration=words.duration,
             moment=words.moment,
             number=words.number,
+            hours=words.hours,
             segment=segment,
             pretty=_pretty,
             inline=_inline,

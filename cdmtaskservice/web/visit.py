@@ -125,7 +125,7 @@ class Visit:
             request_id=context_of(self.request.scope).request_id,
             **values,
         )
-        response = HTMLResponse(text, status, headers={"Cache-Control": "no-store"})
+        response = HTMLResponse(text, int(status), headers={"Cache-Control": "no-store"})
         if self.fresh_visitor:
             self.keep(response, VISITOR, self.kept)
         return response
@@ -159,7 +159,7 @@ class Visit:
 
     def go(self, below: str) -> Response:
         """To another page, by its path below that of the pages."""
-        return RedirectResponse(self.base + below, HTTPStatus.SEE_OTHER, {"Cache-Control": "no-store"})
+        return RedirectResponse(self.base + below, int(HTTPStatus.SEE_OTHER), {"Cache-Control": "no-store"})
 
     def keep(self, response: Response, cookie: str, value: str) -> None:
         """Have the browser keep something for as long as a session lasts; nothing for an empty value."""
@@ -320,12 +320,12 @@ def _fault(visit: Visit, error: Exception) -> Response:
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             words = "Something went wrong in the service. The administrators can find out what, by the request's ID."
     if not _wants_page(visit.request):
-        return PlainTextResponse(words + "\n", status)
+        return PlainTextResponse(words + "\n", int(status))
     try:
         response = visit.html("error.html", status, shown=status, words=words)
     except Exception as second:  # the page itself is what fails
         _log.error("error_page_failed", exc_info=second)
-        response = Response(f"{status} {status.phrase}\n", status, media_type="text/plain")
+        response = Response(f"{status} {status.phrase}\n", int(status), media_type="text/plain")
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         response.headers["Retry-After"] = str(RETRY_AFTER)
     return response

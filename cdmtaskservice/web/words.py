@@ -107,6 +107,21 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def hours(value: float | None) -> str:
+    """CPU hours, those of small jobs in seconds too."""
+    if value is None:
+        return "–"
+    return f"{value:,.4g}" if value >= 0.1 else f"{value:.2g} ({value * 3600:.2g} CPU seconds)"
+
+
+def memory(count: int) -> str:
+    """An amount of memory as a request may give it: with a unit where that is exact."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
+        if count % factor == 0:
+            return f"{count // factor}{unit}"
+    return str(count)
+
+
 def count(many: int, one: str, more: str = "") -> str:
     """`1 file`, `2 files`."""
     return f"{number(many)} {one if many == 1 else more or one + 's'}"

@@ -16,6 +16,7 @@ from cdmtaskservice.domain.errors import CTSError
 from cdmtaskservice.domain.records import ContainerRecord, JobRecord
 from cdmtaskservice.domain.states import CONTAINER_STATES, JobState
 from cdmtaskservice.services.jobs import FileKind
+from cdmtaskservice.web.form_data import whole_number
 from cdmtaskservice.web.rendering import linked
 from cdmtaskservice.web.routes.live import container_number
 from cdmtaskservice.web.visit import Pages, Visit, page
@@ -124,9 +125,9 @@ class _JobPages:
     async def _runner(visit: Visit, job: JobRecord) -> object:
         if "runner" not in visit.query:
             return None
-        number = visit.query["runner"]
+        number = whole_number(visit.query["runner"]) or 0
         try:
-            return await visit.services.admin_jobs.runner_status(job.id, int(number) if number.isdecimal() else 0)
+            return await visit.services.admin_jobs.runner_status(job.id, number)
         except CTSError as error:
             return error.message
 
@@ -207,10 +208,9 @@ class _JobPages:
 
     async def _download(self, visit: Visit) -> Response:
         """To S3, by a link that is made now and stands on no page."""
-        kind, text = _kind(visit.query.get("kind", "")), visit.query.get("n", "")
-        number = int(text) if text.isdecimal() and len(text) < 10 else -1
+        kind, number = _kind(visit.query.get("kind", "")), whole_number(visit.query.get("n", ""))
         link = None
-        if number >= 0:
+        if number is not None:
             link = await visit.services.jobs.link(self.viewer(visit), visit.path("job_id"), kind, number)
         if link is None:
             raise HTTPException(404, "There is no such file")
@@ -250,9 +250,8 @@ def _kind(text: str) -> FileKind:
 
 def _page_number(visit: Visit, total: int, size: int) -> int:
     """The page that is asked for, from 0; the last one where it is beyond."""
-    text = visit.query.get("page", "")
-    asked = int(text) - 1 if text.isdecimal() and len(text) < 10 else 0
-    return max(0, min(asked, (total - 1) // size))
+    asked = whole_number(visit.query.get("page", "")) or 1
+    return max(0, min(asked - 1, (total - 1) // size))
 
 
 def _range_words(begin: int, size: int, total: int, what: str) -> str:

@@ -13,6 +13,7 @@ from cdmtaskservice.api.streams import LogResponse, events_response, followed_re
 from cdmtaskservice.auth.principal import Principal
 from cdmtaskservice.domain.errors import NoSuchSubJobError
 from cdmtaskservice.services.jobs import LogStream
+from cdmtaskservice.web.form_data import whole_number
 from cdmtaskservice.web.visit import Pages, Visit, page
 
 TAIL = 1_000_000
@@ -26,9 +27,10 @@ def routes(pages: Pages) -> list[Route]:
 
 def container_number(text: str) -> int:
     """The number of a container, as it stands in a path. Raises: NoSuchSubJobError."""
-    if not text.isascii() or not text.isdigit() or len(text) > 9:
+    number = whole_number(text)
+    if number is None:
         raise NoSuchSubJobError(f"Containers have numbers, from 0; {text[:50]!r} is none")
-    return int(text)
+    return number
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class _Streams:
 
 
 def _seek(text: str) -> int | None:
-    number = int(text) if text.isascii() and text.isdigit() and len(text) < 17 else None
+    number = whole_number(text, 16)
     return number if number is not None and number <= MAX_OFFSET else None
 
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from cdmtaskservice.domain.errors import CTSError, IdempotencyConflictError, ImageNameParseError, NoSuchImageError
 from cdmtaskservice.domain.jobs import JobInput, cpu_hours
 from cdmtaskservice.domain.records import ImageRecord
-from cdmtaskservice.web import faults, job_form
+from cdmtaskservice.web import faults, job_form, words
 from cdmtaskservice.web.faults import Faults
 from cdmtaskservice.web.form_data import Sent
 from cdmtaskservice.web.job_form import Fields, NotInFormError, UnreadLineError
@@ -95,7 +95,8 @@ async def _again(visit: Visit, job_id: str) -> _Form:
     files: list[Any] = list(inputs.files)
     if inputs.data_ids is not None:
         files = [{"file": f, "data_id": d} for f, d in zip(inputs.files, inputs.data_ids, strict=True)]
-    return _Form(job_form.fields_of({**job.input, "input_files": files}), _new_key(), origin=job_id)
+    asked = {**job.input, "memory": words.memory(job.input["memory"]), "input_files": files}
+    return _Form(job_form.fields_of(asked), _new_key(), origin=job_id)
 
 
 async def _submit(visit: Visit) -> Response:

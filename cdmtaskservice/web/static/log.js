@@ -21,6 +21,7 @@ class Log {
     this.position = null; // bytes of the log that are known
     this.attempt = null;
     this.cut = false;
+    this.shown = false;
     this.following = true;
     this.button.hidden = false;
     this.button.addEventListener("click", () => this.follow(!this.following));
@@ -34,8 +35,8 @@ class Log {
         const answer = await this.ask();
         const over = answer.headers.get("CTS-Container-Over") === "yes";
         if (!over) this.tell("live: more is shown as it is written");
-        await this.read(answer);
-        if (over) return this.tell(this.position ? "This is the end of it." : "It is empty.");
+        await this.read(answer, over);
+        if (over) return this.tell(this.shown ? "This is the end of it." : "It is empty.");
       } catch (error) {
         if (error instanceof Refusal) return this.tell(error.message);
         this.tell("The connection is broken; trying again …");
@@ -65,7 +66,9 @@ class Log {
     return answer;
   }
 
-  async read(answer) {
+  async read(answer, over) {
+    // What is over is no longer than what the page holds.
+    if (over) return this.show(await answer.text());
     const decoder = new TextDecoder();
     const reader = answer.body.getReader();
     for (;;) {
@@ -79,6 +82,7 @@ class Log {
 
   show(text) {
     if (!text) return;
+    this.shown = true;
     if (!this.waiting) requestAnimationFrame(() => this.flush());
     this.waiting = (this.waiting + text).slice(-MOST);
   }
