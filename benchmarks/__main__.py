@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import executing, heads, looking, pooling, reading, reporting, resting, staging, submitting
+from benchmarks import executing, following, heads, looking, pooling, reading, reporting, resting, staging, submitting
 from benchmarks.figures import Effort, Figure, Section
 from benchmarks.processes import load_average
 from benchmarks.report import as_json, show
@@ -46,6 +46,7 @@ BENCHMARKS: dict[str, InHouse | OnStage] = {
     "submits": InHouse("Submitting, many at once", submitting.rate),
     "status": InHouse("Polling", reading.states),
     "reports": InHouse("Containers' reports", reporting.rate),
+    "followers": InHouse("Following logs", following.followers),
     "jobs": InHouse("Reading jobs", reading.jobs),
     "looks": OnStage("The reconciler", looking.looks),
     "heads": OnStage("S3", heads.heads),

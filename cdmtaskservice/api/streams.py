@@ -6,7 +6,8 @@ The form of these events is that of the HTML standard of the WHATWG, section 9.2
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import structlog
@@ -72,13 +73,13 @@ def followed_response(log: FollowedLog, job_id: str, number: int, stream: LogStr
     return LogResponse(log.chunks, job_id, number, stream, more)
 
 
-def events_response(news: AsyncIterator[JobNews | None], last_event_id: str | None) -> StayingResponse:
+def events_response(news: AsyncGenerator[JobNews | None, None], last_event_id: str | None) -> StayingResponse:
     """A job's news, as they come."""
     events = event_stream(news, transitions_seen(last_event_id))
     return StayingResponse(events, media_type="text/event-stream", headers=_UNBUFFERED)
 
 
-async def event_stream(news: AsyncIterator[JobNews | None], seen: int) -> AsyncIterator[bytes]:
+async def event_stream(news: AsyncGenerator[JobNews | None, None], seen: int) -> AsyncIterator[bytes]:
     """The events of a job, each state once.
 
     seen: how many transitions the reader knows of already.
@@ -86,24 +87,25 @@ async def event_stream(news: AsyncIterator[JobNews | None], seen: int) -> AsyncI
     yield b"retry: 2000\n\n"
     counts: Mapping[str, int] | None = None
     waiting: str | None = None
-    async for now in news:
-        if now is None:
-            yield _SIGN_OF_LIFE
-            continue
-        for number, transition in enumerate(now.job.transitions[seen:], seen):
-            yield _event("state", {"state": transition.state.value, "time": transition.time}, number)
-        seen = max(seen, len(now.job.transitions))
-        by_name = {s.value: now.counts[s] for s in CONTAINER_STATES if s in now.counts}
-        if by_name != counts:
-            counts = by_name
-            yield _event("containers", {"counts": counts})
-        words = views.waiting(now.job)
-        if words != waiting:
-            waiting = words
-            yield _event("waiting", {"waiting": words})
-        if now.job.state.is_terminal:
-            yield _event("end", {"state": now.job.state.value})
-            return
+    async with aclosing(news):
+        async for now in news:
+            if now is None:
+                yield _SIGN_OF_LIFE
+                continue
+            for number, transition in enumerate(now.job.transitions[seen:], seen):
+                yield _event("state", {"state": transition.state.value, "time": transition.time}, number)
+            seen = max(seen, len(now.job.transitions))
+            by_name = {s.value: now.counts[s] for s in CONTAINER_STATES if s in now.counts}
+            if by_name != counts:
+                counts = by_name
+                yield _event("containers", {"counts": counts})
+            words = views.waiting(now.job)
+            if words != waiting:
+                waiting = words
+                yield _event("waiting", {"waiting": words})
+            if now.job.state.is_terminal:
+                yield _event("end", {"state": now.job.state.value})
+                return
 
 
 def transitions_seen(last_event_id: str | None) -> int:

@@ -23,6 +23,7 @@ MAX_PIECE = 1 << 18
 """Bytes of a log that one heartbeat may carry."""
 
 _MAX_INTEGER = 2**63 - 1  # what the store holds
+_MAX_OFFSET = 2**53
 _CUT = "\n… cut here …\n"
 
 
@@ -109,7 +110,7 @@ class LogPiece(StrictModel):
     """Some bytes of a log."""
 
     stream: _Stream
-    offset: _Size = Field(description="Of the first byte, from the log's beginning")
+    offset: int = Field(ge=0, le=_MAX_OFFSET, description="Of the first byte, from the log's beginning")
     data: Annotated[Base64Bytes, Field(min_length=1, max_length=MAX_PIECE)]
 
 

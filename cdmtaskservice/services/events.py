@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 from cdmtaskservice.auth.principal import Principal
@@ -34,7 +34,9 @@ class JobEvents:
         self._containers = containers
         self._feeds = feeds
 
-    async def watch(self, viewer: Principal, job_id: str, *, any_job: bool = False) -> AsyncIterator[JobNews | None]:
+    async def watch(
+        self, viewer: Principal, job_id: str, *, any_job: bool = False
+    ) -> AsyncGenerator[JobNews | None, None]:
         """The job now and after each change, until it is over or the service stops; None where nothing has changed for
         a while, so that whoever passes it on can show that it lives.
 
@@ -44,7 +46,7 @@ class JobEvents:
         self._feeds.check_room(viewer.user)
         return self._news(viewer.user, job_id)
 
-    async def _news(self, user: str, job_id: str) -> AsyncIterator[JobNews | None]:
+    async def _news(self, user: str, job_id: str) -> AsyncGenerator[JobNews | None, None]:
         with self._feeds.reading(
             user, ("job", job_id), lambda: _JobFeed(self._owned, self._containers, job_id)
         ) as feed:

@@ -21,6 +21,8 @@ from cdmtaskservice.registry.names import ImageName
 from cdmtaskservice.services.refdata import Refdata
 from cdmtaskservice.store.images import ImageStore
 
+__all__ = ["MAX_LISTED", "ImageFacts", "Images"]
+
 MAX_LISTED = 1000
 
 _log = structlog.get_logger(__name__)

@@ -132,16 +132,19 @@ class LiveLogs:
     async def take(
         self, job_id: str, number: int, attempt: int, pieces: Sequence[LogPiece]
     ) -> Mapping[str, int] | None:
-        """Keep what an executor has sent. Returns from where on it is to send which streams; None for none."""
-        for piece in pieces:
-            key = LogKey(job_id, number, piece.stream)
-            await self._store.add(key, attempt, Piece(piece.offset, piece.data))
-            self._feeds.wake(("log", key, attempt))
-        streams = await self._streams(job_id, number)
-        if not streams:
-            return None
-        spans = {stream: await self._store.span(LogKey(job_id, number, stream), attempt) for stream in streams}
-        return {stream: span[1] if span else 0 for stream, span in spans.items()}
+        """Keep what an executor has sent of streams that are followed, as far as it is new. Returns from where on it is
+        to send which streams; None for none."""
+        wanted: dict[str, int] = {}
+        for stream in await self._streams(job_id, number):
+            key = LogKey(job_id, number, stream)
+            span = await self._store.span(key, attempt)
+            wanted[stream] = span[1] if span else 0
+            for piece in pieces:
+                if piece.stream == stream and piece.offset >= wanted[stream]:
+                    await self._store.add(key, attempt, Piece(piece.offset, piece.data))
+                    self._feeds.wake(("log", key, attempt))
+                    wanted[stream] = piece.offset + len(piece.data)
+        return wanted or None
 
     async def _streams(self, job_id: str, number: int) -> Sequence[str]:
         """The streams of a container that are followed, as far as was known a moment ago."""

@@ -213,6 +213,20 @@ async def test_nothing_is_sent_of_what_nobody_follows(room):
     assert await beat(room, claim) is None
 
 
+async def test_only_what_is_followed_and_new_is_kept(room):
+    _, claim = await room.claim()
+    assert await beat(room, claim, stdout=(0, b"unasked")) is None
+    reader = await follow(room)
+    await asked_for(room, claim)
+    assert await beat(room, claim, stdout=(0, b"one\n"), stderr=(0, b"unasked")) == {"stdout": 4}
+    assert await beat(room, claim, stdout=(0, b"on")) == {"stdout": 4}
+    assert await beat(room, claim, stdout=(2, b"e\ntwo\n")) == {"stdout": 4}
+    await beat(room, claim, stdout=(4, b"two\n"))
+    await reader.has(b"one\ntwo\n")
+    assert await room.database.db.log_pieces.count_documents({}) == 2
+    reader.task.cancel()
+
+
 async def test_readers_of_another_process_get_the_same(room):
     """One process is told by the executor, the other one has the reader; they share the store alone."""
     other = LiveLogs(

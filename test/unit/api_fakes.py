@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
 import httpx
@@ -282,11 +282,11 @@ class FakeEvents(Fake):
             JobNews(finished_job(waiting=None), {JobState.COMPLETE: 2}),
         ]
 
-    async def watch(self, *arguments: Any, any_job: bool = False) -> AsyncIterator[JobNews | None]:
+    async def watch(self, *arguments: Any, any_job: bool = False) -> AsyncGenerator[JobNews | None, None]:
         self.note("watch", *arguments, *([any_job] if any_job else []))
         return self._news()
 
-    async def _news(self) -> AsyncIterator[JobNews | None]:
+    async def _news(self) -> AsyncGenerator[JobNews | None, None]:
         for news in self.news:
             yield news
 

@@ -12,7 +12,7 @@ from cdmtaskservice.domain.errors import CTSError, NoSuchImageError
 from cdmtaskservice.domain.images import ImageApproval
 from cdmtaskservice.domain.parameters import check_text, resolve_mount_point
 from cdmtaskservice.domain.records import ImageRecord
-from cdmtaskservice.registry.crane import ImageFacts
+from cdmtaskservice.services.images import ImageFacts
 from cdmtaskservice.web.faults import Faults
 from cdmtaskservice.web.visit import Pages, Visit, page
 
