@@ -79,7 +79,7 @@ function take(fresh) {
   document.title = fresh.title;
   const main = document.getElementById("main");
   // A page that has nothing more to wait for stops asking.
-  if (!fresh.getElementById("main").dataset.poll) delete main.dataset.poll;
+  for (const kind of ["poll", "events"]) if (!fresh.getElementById("main").dataset[kind]) delete main.dataset[kind];
   for (const part of document.querySelectorAll("[data-live]")) {
     const other = fresh.getElementById(part.id);
     if (!other || part.isEqualNode(other)) continue;
