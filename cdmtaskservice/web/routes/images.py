@@ -41,7 +41,7 @@ async def _look_up(visit: Visit) -> Response:
     if text:
         try:
             facts = await visit.services.images.inspect(text)
-            fields["image"] = f"{facts.name}{f':{facts.tag}' if facts.tag else ''}@{facts.digest}"
+            fields["image"] = _exactly(facts)
         except CTSError as error:
             if error.http_status >= 500:
                 raise
@@ -97,12 +97,19 @@ async def _approve(visit: Visit) -> Response:
             if error.http_status >= 500:
                 raise
             faults = {"approve": [error.message]}
+    # What the tag points to now may be something else than was shown: then that is shown, for another decision.
+    asked = fields["image"].partition("@")[0] if "approve" in faults else fields["image"]
     facts = None
     try:
-        facts = await visit.services.images.inspect(fields["image"])
+        facts = await visit.services.images.inspect(asked)
+        fields["image"] = _exactly(facts)
     except CTSError as error:
         faults.setdefault("image", []).append(error.message)
-    return await _page(visit, fields, facts, faults, asked=fields["image"], status=400)
+    return await _page(visit, fields, facts, faults, asked=asked, status=400)
+
+
+def _exactly(facts: ImageFacts) -> str:
+    return f"{facts.name}{f':{facts.tag}' if facts.tag else ''}@{facts.digest}"
 
 
 async def _page(
