@@ -58,6 +58,21 @@ def bring(prefix: Path, key: str, make: Callable[[Path], None]) -> bool:
     return True
 
 
+def bring_and_say(what: str, how: str, is_there: Callable[[], bool], get: Callable[[], bool]) -> bool:
+    """Bring something where it is not there yet, and tell whoever waits. False, with the reason on standard error,
+    where it cannot be had."""
+    started = time.monotonic()
+    if not is_there():
+        say(f"fetching {how} …")
+    try:
+        fetched = get()
+    except (FetchFailed, OSError) as error:
+        sys.stderr.write(f"{what}: {error}\n")
+        return False
+    say(f"{what} fetched in {time.monotonic() - started:.0f} s" if fetched else f"{what}: ready")
+    return True
+
+
 def is_brought(prefix: Path, key: str) -> bool:
     """Whether `prefix` was finished from what `key` names."""
     try:

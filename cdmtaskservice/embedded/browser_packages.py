@@ -1,5 +1,7 @@
 """Fetch a browser without a window from Debian's archive into `PARTS/browser`; the system stays as it is.
 
+    python -m cdmtaskservice.embedded.browser_packages PARTS
+
 For the tests of the pages. `PARTS/browser/chromium` starts it with the libraries that this machine lacks, and with a
 font, so that there is text on screenshots of any machine. The tree may be moved.
 """
@@ -7,6 +9,8 @@ font, so that there is text on screenshots of any machine. The tree may be moved
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cdmtaskservice.embedded import apt
@@ -57,6 +61,16 @@ def program(parts: Path) -> Path:
     return parts / "browser/chromium"
 
 
+def main(arguments: Sequence[str]) -> int:
+    """Fetch it into the directory that is the only argument; exit code 1 with the reasons on standard error."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m cdmtaskservice.embedded.browser_packages PARTS\n")
+        return 2
+    parts = Path(arguments[0]).absolute()
+    how = f"Chromium from Debian, for the tests of pages, into {parts}/browser"
+    return 0 if apt.bring_and_say("browser", how, lambda: is_complete(parts), lambda: fetch(parts)) else 1
+
+
 def _key() -> str:
     return apt.key_of(_FORMAT, [_BROWSER, _FONT])
 
@@ -85,3 +99,7 @@ def _wrap(unpacked: Path) -> None:
     wrapper = unpacked / "chromium"
     wrapper.write_text(_WRAPPER.format(libraries=libraries, browser=_BROWSER))
     wrapper.chmod(0o755)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -4,16 +4,14 @@
 
 `PARTS/debian` then holds podman, runc, conmon and the libraries that this machine lacks, docker-registry,
 crane, a static busybox and a static bash, unpacked and never installed. `PARTS/condor`, which the command
-fetches too, holds HTCondor, and `PARTS/browser` a browser for the tests of the pages. Each is replaced as a whole or
-not at all.
+fetches too, holds HTCondor. Each is replaced as a whole or not at all.
 """
 
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from cdmtaskservice.embedded import apt, browser_packages, condor_packages
+from cdmtaskservice.embedded import apt, condor_packages
 from cdmtaskservice.embedded.apt import FetchFailed
 
 TOOLS = ("podman", "runc", "conmon", "crane", "docker-registry", "busybox", "bash-static")
@@ -57,38 +55,19 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write("usage: python -m cdmtaskservice.embedded.debian PARTS\n")
         return 2
     parts = Path(arguments[0]).absolute()
-    container_tools = _bring(
+    container_tools = apt.bring_and_say(
         "container tools",
         f"podman, crane, a registry and static shells from Debian into {parts}/debian",
         lambda: is_complete(parts),
         lambda: fetch(parts),
     )
-    condor = _bring(
+    condor = apt.bring_and_say(
         "HTCondor",
         f"HTCondor from Debian into {parts}/condor",
         lambda: condor_packages.is_complete(parts),
         lambda: condor_packages.fetch(parts),
     )
-    browser = _bring(
-        "browser",
-        f"Chromium from Debian into {parts}/browser",
-        lambda: browser_packages.is_complete(parts),
-        lambda: browser_packages.fetch(parts),
-    )
-    return 0 if container_tools and condor and browser else 1
-
-
-def _bring(what: str, how: str, is_there: Callable[[], bool], get: Callable[[], bool]) -> bool:
-    started = time.monotonic()
-    if not is_there():
-        apt.say(f"fetching {how} …")
-    try:
-        fetched = get()
-    except (FetchFailed, OSError) as error:
-        sys.stderr.write(f"{what}: {error}\n")
-        return False
-    apt.say(f"{what} fetched in {time.monotonic() - started:.0f} s" if fetched else f"{what}: ready")
-    return True
+    return 0 if container_tools and condor else 1
 
 
 def _key() -> str:

@@ -103,7 +103,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
     if isinstance(value, int):
-        return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+        return f"{value:,}"
     return f"{value:.{digits}g}"
 
 

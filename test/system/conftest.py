@@ -128,6 +128,6 @@ def home(stack: EmbeddedStack) -> Path:
 async def chromium(parts: Path) -> AsyncIterator[Browser]:
     """A browser; without one the test is skipped, or fails if CTS_REQUIRE_PARTS is set."""
     if not browser_packages.is_complete(parts):
-        pytest.skip(f"missing: a browser in {parts / 'browser'} (run `make setup`)")
+        pytest.skip(f"missing: a browser in {parts / 'browser'} (`make test` fetches it)")
     async with web_room.chromium(parts) as browser:
         yield browser
