@@ -24,7 +24,7 @@ from cdmtaskservice.web.visit import Pages, Visit, page
 FILES_SHOWN = 10
 """Files on a job's page; all of them are on pages of their own."""
 FILES_PAGE = 200
-FAILED_SHOWN = 20
+FAILED_SHOWN = 10
 """Failed containers that a job's page tells of in words."""
 CONTAINERS_PAGE = 100
 

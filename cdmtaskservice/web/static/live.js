@@ -3,12 +3,14 @@
 // the service makes of it.
 import { morph } from "./morph.js";
 
-const QUIET = 1000; // milliseconds between two looks at least
+const QUIET = 1000; // milliseconds between two looks at least, and more where a look takes long
+const SHARE = 5; // of the time at most one part in so many is spent looking
 const PATIENCE = 5000; // until the next try when the service does not answer
 
 let busy = false;
 let again = false;
 let last = 0;
+let quiet = QUIET;
 let timer = 0;
 
 export function startLive() {
@@ -52,7 +54,7 @@ export function refresh() {
     return;
   }
   clearTimeout(timer);
-  timer = setTimeout(look, Math.max(0, last + QUIET - Date.now()));
+  timer = setTimeout(look, Math.max(0, last + quiet - Date.now()));
 }
 
 async function look() {
@@ -68,6 +70,7 @@ async function look() {
     setTimeout(refresh, PATIENCE);
   } finally {
     busy = false;
+    quiet = Math.max(QUIET, SHARE * (Date.now() - last));
     if (again) {
       again = false;
       refresh();
