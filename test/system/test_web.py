@@ -137,6 +137,17 @@ async def test_a_log_as_it_is_written_and_a_job_that_is_cancelled(shared: Driver
         await surfer.says("#state", "running")
         await surfer.says("#log", "tick 3 of 600")
         await surfer.says("#log-state", "live")
+        # A page that is hidden holds no connection, and goes on where it was.
+        hide = """(hidden) => { Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+            document.dispatchEvent(new Event("visibilitychange")); }"""
+        async with page.expect_event("requestfailed", lambda r: "/log/0/stdout" in r.url):
+            await page.evaluate(hide, True)
+        said = len((await surfer.text("#log")).splitlines())
+        await shared.reached(job_id, "job_submitted")
+        await page.evaluate(hide, False)
+        await surfer.says("#log", f"tick {said + 3} of 600")
+        lines = (await surfer.text("#log")).split("\n")
+        assert lines[: said + 3] == [f"tick {n} of 600" for n in range(1, said + 4)]
         await page.click("#follow")
         assert await page.get_attribute("#follow", "aria-pressed") == "false"
         await page.click("text=Ticking")

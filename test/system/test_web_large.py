@@ -47,6 +47,7 @@ async def test_its_page(shared: Driver, chromium: Browser, big: str):
         assert await page.evaluate("document.activeElement.ariaLabel") == "999 complete"
         await page.keyboard.press("Enter")
         await surfer.says("h1", "Container 999")
+        await surfer.says("#log-state", "There is no stdout log")
 
 
 async def test_its_files_are_on_pages(shared: Driver, chromium: Browser, big: str):
@@ -71,7 +72,6 @@ async def test_its_files_are_on_pages(shared: Driver, chromium: Browser, big: st
 async def test_it_fits_on_a_phone(shared: Driver, chromium: Browser, big: str):
     async with surfing(shared, chromium, "ann", viewport=PHONE) as surfer:
         for path in ("", "/containers", "/files/outputs", "/containers/83"):
-            surfer.expected = {404}  # its logs are nowhere
             await surfer.go(f"/ui/jobs/{big}{path}")
             await surfer.fits()
 

@@ -13,6 +13,7 @@ from cdmtaskservice.domain.errors import (
     IdempotencyConflictError,
     ImageFetchError,
     InvalidJobStateError,
+    NoLogsError,
     NoSuchImageError,
     NoSuchJobError,
     S3PathInaccessibleError,
@@ -488,6 +489,10 @@ async def test_events_and_logs_as_the_api_gives_them() -> None:
     assert services.live_logs.calls[-1][1][1:] == ("job1", 0, "stderr", 2_000_000)
     await browser.get("/ui/jobs/job1/log/0/stderr?seek=5", Accept="text/plain")
     assert services.live_logs.calls[-1][1][-1] == 5
+    services.live_logs.raises["follow"] = NoLogsError("There is no stderr log of container 0")
+    missing = await browser.get("/ui/jobs/job1/log/0/stderr", Accept="text/plain")
+    assert (missing.status_code, missing.text) == (200, "There is no stderr log of container 0.\n")
+    assert missing.headers["CTS-Log-Missing"] == "yes"
     whole = await browser.get("/ui/jobs/job1/log/0/stdout?whole=yes")
     assert whole.headers["Content-Disposition"].startswith("attachment")
     assert (await browser.get("/ui/jobs/job1/log/x/stdout")).status_code == 404

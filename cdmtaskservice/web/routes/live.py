@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from cdmtaskservice.api.parameters import MAX_OFFSET
 from cdmtaskservice.api.streams import LogResponse, events_response, followed_response
 from cdmtaskservice.auth.principal import Principal
-from cdmtaskservice.domain.errors import NoSuchSubJobError
+from cdmtaskservice.domain.errors import NoLogsError, NoSuchSubJobError, UnsupportedOperationError
 from cdmtaskservice.services.jobs import LogStream
 from cdmtaskservice.web.form_data import whole_number
 from cdmtaskservice.web.visit import Pages, Visit, page
@@ -61,6 +61,15 @@ class _Streams:
         if "whole" in visit.query:
             chunks = await visit.services.jobs.log(viewer, job_id, number, stream)
             return LogResponse(chunks, job_id, number, stream)
+        try:
+            return await self._followed(visit, viewer, job_id, number, stream)
+        except (NoLogsError, UnsupportedOperationError) as error:
+            # No fault of the page, which asks without knowing.
+            return PlainTextResponse(f"{error.message}.\n", headers={"CTS-Log-Missing": "yes"})
+
+    async def _followed(
+        self, visit: Visit, viewer: Principal | None, job_id: str, number: int, stream: LogStream
+    ) -> Response:
         container = await visit.services.jobs.container(viewer, job_id, number)
         seek = _seek(visit.query.get("seek", ""))
         if seek is None and container.state.is_terminal:

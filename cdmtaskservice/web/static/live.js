@@ -30,21 +30,38 @@ function repeat(pause) {
   }, pause);
 }
 
+/** Follow events while the page is seen: browsers have few connections to one host, and hidden pages must not hold them. */
 function follow(url) {
-  const source = new EventSource(url);
-  source.onopen = () => tell("live");
-  source.onerror = () => {
-    tell("connecting …", true);
-    // A browser tries again by itself, but not after an answer that is an error.
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => follow(url), PATIENCE);
+  let source = null;
+  let over = false;
+  const open = () => {
+    if (source || over || document.hidden) return;
+    source = new EventSource(url);
+    source.onopen = () => tell("live");
+    source.onerror = () => {
+      tell("connecting …", true);
+      // A browser tries again by itself, but not after an answer that is an error.
+      if (source?.readyState === EventSource.CLOSED) {
+        close();
+        setTimeout(open, PATIENCE);
+      }
+    };
+    for (const kind of ["state", "containers", "waiting"]) source.addEventListener(kind, refresh);
+    source.addEventListener("end", () => {
+      over = true;
+      close();
+      refresh();
+      tell("over");
+    });
   };
-  for (const kind of ["state", "containers", "waiting"]) source.addEventListener(kind, refresh);
-  source.addEventListener("end", () => {
-    source.close();
-    refresh();
-    tell("over");
-  });
-  addEventListener("pagehide", () => source.close(), { once: true });
+  const close = () => {
+    source?.close();
+    source = null;
+  };
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", open);
+  open();
 }
 
 /** Look at the page again, soon, and not too often. */

@@ -23,6 +23,9 @@ class Log {
     this.cut = false;
     this.shown = false;
     this.following = true;
+    this.stop = null; // ends what is being read
+    // A hidden page holds no connection, as browsers have few; it goes on where it was.
+    document.addEventListener("visibilitychange", () => document.hidden && this.stop?.abort());
     this.button.hidden = false;
     this.button.addEventListener("click", () => this.follow(!this.following));
     place.addEventListener("scroll", () => this.scrolled());
@@ -30,6 +33,8 @@ class Log {
 
   async run() {
     for (;;) {
+      await seen();
+      this.stop = new AbortController();
       this.tell("reading …");
       try {
         const answer = await this.ask();
@@ -39,6 +44,7 @@ class Log {
         if (over) return this.tell(this.shown ? "This is the end of it." : "It is empty.");
       } catch (error) {
         if (error instanceof Refusal) return this.tell(error.message);
+        if (this.stop.signal.aborted) continue;
         this.tell("The connection is broken; trying again …");
       }
       await new Promise((done) => setTimeout(done, PAUSE));
@@ -47,9 +53,14 @@ class Log {
 
   async ask() {
     const seek = this.position === null ? "" : `?seek=${this.position}`;
-    const answer = await fetch(this.place.dataset.log + seek, { headers: { Accept: "text/plain" }, cache: "no-store" });
+    const answer = await fetch(this.place.dataset.log + seek, {
+      headers: { Accept: "text/plain" },
+      cache: "no-store",
+      signal: this.stop.signal,
+    });
     if (answer.status >= 500) throw new Error("away");
-    if (!answer.ok || answer.redirected) throw new Refusal(await refusal(answer));
+    const missing = answer.headers.has("CTS-Log-Missing");
+    if (!answer.ok || answer.redirected || missing) throw new Refusal(await refusal(answer));
     const attempt = answer.headers.get("CTS-Log-Attempt");
     const offset = Number(answer.headers.get("CTS-Log-Offset"));
     if (this.attempt !== null && this.attempt !== attempt) {
@@ -140,6 +151,12 @@ class Log {
 }
 
 class Refusal extends Error {}
+
+/** Wait until the page is seen. */
+function seen() {
+  if (!document.hidden) return Promise.resolve();
+  return new Promise((done) => document.addEventListener("visibilitychange", () => done(seen()), { once: true }));
+}
 
 async function refusal(answer) {
   const plain = (answer.headers.get("Content-Type") ?? "").startsWith("text/plain");
