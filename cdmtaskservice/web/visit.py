@@ -187,19 +187,21 @@ def page(
     show: Handler | None = None,
     submit: Handler | None = None,
     *,
+    stale: Handler | None = None,
     signed_in: bool = True,
     admin: bool = False,
 ) -> Route:
     """A route below `PREFIX`.
 
-    show: answers GET. submit: answers POST, once the form is found to be ours. signed_in: others are asked to sign in.
-    admin: others than administrators are refused.
+    show: answers GET. submit: answers POST, once the form is found to be ours. stale: answers POST from a page of an
+    earlier session; it may show what was sent, and do nothing with it. Without it such a form is refused. signed_in:
+    others are asked to sign in. admin: others than administrators are refused.
     """
 
     async def endpoint(request: Request) -> Response:
         visit = Visit(request, pages, "")
         try:
-            response = await _answer(visit, show, submit, signed_in=signed_in, admin=admin)
+            response = await _answer(visit, show, submit, stale, signed_in=signed_in, admin=admin)
         except Exception as error:
             response = _fault(visit, error)
         for name, value in HEADERS.items():
@@ -219,7 +221,13 @@ class _PageRoute(Route):
 
 
 async def _answer(
-    visit: Visit, show: Handler | None, submit: Handler | None, *, signed_in: bool, admin: bool
+    visit: Visit,
+    show: Handler | None,
+    submit: Handler | None,
+    stale: Handler | None,
+    *,
+    signed_in: bool,
+    admin: bool,
 ) -> Response:
     request = visit.request
     await _resume(visit)
@@ -229,7 +237,11 @@ async def _answer(
     if signed_in and visit.session is None:
         return _sign_in_first(visit)
     if request.method == "POST" and not visit.services.sessions.is_form_mark(visit.sent.text("mark"), visit.kept):
-        raise ForgedFormError("This form is not from a page that was made for you, or you have signed in anew since")
+        if stale is None:
+            raise ForgedFormError(
+                "This form is not from a page that was made for you, or you have signed in anew since"
+            )
+        submit = stale
     if admin and not (visit.session and visit.session.is_admin):
         raise UnauthorizedError("This is for administrators of this service only")
     handler = submit if request.method == "POST" else show

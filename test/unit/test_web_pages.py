@@ -287,6 +287,21 @@ async def test_a_key_that_was_used_for_another_job_is_replaced() -> None:
     assert "Submit once more" in answer.text
 
 
+async def test_a_form_from_before_signing_in_anew_is_shown_again_and_not_sent() -> None:
+    services = FakeServices()
+    browser = await signed_in(services, "ann")
+    old = mark_of((await browser.get("/ui/sites")).text)
+    await browser.sign_in("ann")
+    form = {**FORM, "input_files": "cts-data/in/a.fa\ncts-data/in/b.fa", "name": "Typed for long", "do": "submit"}
+    answer = await browser.post("/ui/submit", form, old)
+    assert answer.status_code == 403
+    assert "signed in anew" in answer.text
+    assert 'value="Typed for long"' in answer.text
+    assert services.submission.calls == []
+    answer = await browser.post("/ui/submit", form, mark_of(answer.text))
+    assert answer.status_code == 303
+
+
 async def test_the_form_as_json_and_back() -> None:
     services = FakeServices()
     browser = await signed_in(services, "ann")

@@ -39,7 +39,7 @@ _CHOICES: Mapping[str, Mapping[str, str]] = {
 
 def routes(pages: Pages) -> list[Route]:
     """These pages."""
-    return [page(pages, "/submit", _show, _submit)]
+    return [page(pages, "/submit", _show, _submit, stale=_stale)]
 
 
 @dataclass
@@ -99,16 +99,27 @@ async def _again(visit: Visit, job_id: str) -> _Form:
     return _Form(job_form.fields_of(asked), _new_key(), origin=job_id)
 
 
-async def _submit(visit: Visit) -> Response:
-    sent = visit.sent
+async def _stale(visit: Visit) -> Response:
+    """A form that was filled in before signing in anew: show it again, so that nothing is typed twice."""
+    form = _sent_form(visit.sent)
+    form.faults = {"": ["You have signed in anew since this form was made. Look at it, and submit it once more."]}
+    return await _page(visit, form, 403)
+
+
+def _sent_form(sent: Sent) -> _Form:
     key = sent.text("key")
-    form = _Form(
+    return _Form(
         job_form.fields_sent(sent),
         key if 0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable() and " " not in key else _new_key(),
         text=sent.text("json"),
         as_json="json" in sent,
         origin=sent.text("origin"),
     )
+
+
+async def _submit(visit: Visit) -> Response:
+    sent = visit.sent
+    form = _sent_form(sent)
     match sent.text("do"):
         case "submit":
             if job_id := await _accepted(visit, form):
