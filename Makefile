@@ -18,9 +18,10 @@ demo: setup ## run the whole service on this machine, and a job through it (KEEP
 
 # The tests wait more than they compute, so there are more workers than cores. The long ones come after the others, for
 # they take all cores. ARGS is for the others.
-# Without the container tools the tests that need them are skipped, and say so; with CTS_REQUIRE_PARTS they fail.
+# Without the container tools or the browser the tests that need them are skipped, and say so; with CTS_REQUIRE_PARTS they fail.
 test: venv ## run all tests under coverage (ARGS: arguments for pytest)
 	@$(RUN) cdmtaskservice.embedded.debian $(PARTS) || test -z "$$CTS_REQUIRE_PARTS"
+	@$(RUN) cdmtaskservice.embedded.browser_packages $(PARTS) || test -z "$$CTS_REQUIRE_PARTS"
 	@$(RUN) pytest -m 'not long' --numprocesses=$$(($$(nproc) + 1)) --maxprocesses=4 --dist=loadfile --durations=12 --cov --cov-report=term $(ARGS)
 	@test -n "$(ARGS)" || $(RUN) pytest -m long
 

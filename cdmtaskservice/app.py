@@ -31,6 +31,7 @@ from cdmtaskservice.api.errors import ErrorReplies
 from cdmtaskservice.api.middleware import BodyLimitMiddleware, RequestMiddleware
 from cdmtaskservice.domain.errors import CTSError
 from cdmtaskservice.services.use_cases import Services
+from cdmtaskservice.web import site as web
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes. Ten thousand input files with paths and data IDs as long as can be take 14 MB."""
@@ -45,12 +46,14 @@ def create_app(
     cors_origins: Collection[str] = (),
     lifespan: Lifespan | None = None,
     max_body: int = MAX_BODY,
+    secure: bool = False,
 ) -> FastAPI:
-    """The HTTP interface of these services.
+    """The HTTP interface of these services, and their pages.
 
     root_path: what a proxy in front takes off the path, such as `/services/cts`. cors_origins: whose pages may call the
     service from a browser, as `https://host[:port]`, or `*` alone. lifespan: entered before the first
-    request and left after the last. max_body: of a request, in bytes.
+    request and left after the last. max_body: of a request, in bytes. secure: the service's own pages are seen over
+    https only.
     """
     modules = (about, sites, jobs, images, refdata, admin_jobs, nersc, workers, refdata_service, health)
     routes = [r for m in modules for r in m.router.routes if isinstance(r, Route)]
@@ -71,6 +74,7 @@ def create_app(
     app.state.services = services
     for module in modules:
         app.include_router(module.router)
+    app.router.routes.extend(web.routes(services, secure=secure))
     for kind in (CTSError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, replies.handle)
     # The last one added is the first to see a request.

@@ -46,9 +46,12 @@ async def admin_list_jobs(
     parts: Parts,
     wanted: WantedJobs,
     user: Annotated[str | None, Query(description="Only this user's jobs")] = None,
+    waiting: Annotated[
+        bool, Query(description="Only jobs that cannot go on now: held, stuck, or with something that does not answer")
+    ] = False,
 ) -> Response:
     """Jobs of everybody, or of one user, the newest state change first."""
-    wanted = replace(wanted, user=user)
+    wanted = replace(wanted, user=user, waiting=waiting)
     return JsonResponse(page(await parts.admin_jobs.list(wanted, token), wanted))
 
 

@@ -6,13 +6,16 @@ import re
 from typing import Annotated
 
 from fastapi import Depends, Path, Query
+from pydantic import AfterValidator
 
 from cdmtaskservice.api.paging import read_cursor
 from cdmtaskservice.domain.filters import JobFilter
+from cdmtaskservice.domain.parameters import check_text
 from cdmtaskservice.domain.quantities import UtcTime
 from cdmtaskservice.domain.states import JobState
 
 MAX_PAGE = 1000
+MAX_SEARCH = 200  # characters
 
 MAX_NUMBER = 2**31 - 1  # a container that there is not is 404 as long as its number is one
 MAX_OFFSET = 2**53 - 1  # the largest integer that every JSON reader holds
@@ -39,6 +42,15 @@ async def _job_filter(
     before: Annotated[
         UtcTime | None, Query(description="Only jobs whose state last changed before this time, with a timezone")
     ] = None,
+    q: Annotated[
+        str | None,
+        Query(
+            min_length=1,
+            max_length=MAX_SEARCH,
+            description="Only jobs with this text in their name, a tag, their image or their ID, in whatever case",
+        ),
+        AfterValidator(lambda text: text if text is None else check_text(text)),
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most")] = MAX_PAGE,
     cursor: Annotated[
         str | None, Query(description="The `next_cursor` of the page before, with the same filters")
@@ -50,6 +62,7 @@ async def _job_filter(
         tag=tag,
         after=after,
         before=before,
+        text=q,
         limit=limit,
         cursor=None if cursor is None else read_cursor(cursor),
     )

@@ -62,6 +62,7 @@ async def _serve(settings: Settings) -> None:
                         services,
                         root_path=settings.service.root_path,
                         cors_origins=settings.service.cors_origins,
+                        secure=settings.service.url.startswith("https:"),
                     ),
                     host=settings.service.host,
                     port=settings.service.port,

@@ -12,6 +12,8 @@ from cdmtaskservice.domain.states import JobState
 class JobFilter:
     """Which jobs to list. `after` is inclusive, `before` exclusive, both on the last state change.
 
+    text: what a job's name, one of its tags, its image or its ID has somewhere in it, in whatever case.
+    waiting: only jobs that are not over and that something holds up.
     cursor: the (last state change, job ID) of the last job of the page before, if any.
     """
 
@@ -21,5 +23,7 @@ class JobFilter:
     tag: str | None = None
     after: datetime.datetime | None = None
     before: datetime.datetime | None = None
+    text: str | None = None
+    waiting: bool = False
     cursor: tuple[datetime.datetime, str] | None = None
     limit: int = 1000

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 NEWER_SUITES = ("testing", "sid")
 """Where to look, in this order, for what the machine's own release does not have."""
 
+_INSTALLED = Path("/var/lib/dpkg/status")
 _PAUSES = (2, 6)  # seconds before the second and the third try of anything that needs the network
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -56,6 +58,21 @@ def bring(prefix: Path, key: str, make: Callable[[Path], None]) -> bool:
     return True
 
 
+def bring_and_say(what: str, how: str, is_there: Callable[[], bool], get: Callable[[], bool]) -> bool:
+    """Bring something where it is not there yet, and tell whoever waits. False, with the reason on standard error,
+    where it cannot be had."""
+    started = time.monotonic()
+    if not is_there():
+        say(f"fetching {how} …")
+    try:
+        fetched = get()
+    except (FetchFailed, OSError) as error:
+        sys.stderr.write(f"{what}: {error}\n")
+        return False
+    say(f"{what} fetched in {time.monotonic() - started:.0f} s" if fetched else f"{what}: ready")
+    return True
+
+
 def is_brought(prefix: Path, key: str) -> bool:
     """Whether `prefix` was finished from what `key` names."""
     try:
@@ -69,6 +86,13 @@ def key_of(layout: int, packages: Sequence[str]) -> str:
     release = platform.freedesktop_os_release() if Path("/etc/os-release").exists() else {}
     machine = [release.get("ID"), release.get("VERSION_ID"), platform.machine()]
     return json.dumps({"format": layout, "packages": [*packages], "for": machine})
+
+
+def status_without(packages: frozenset[str]) -> str:
+    """The machine's list of installed packages, less those named."""
+    stanzas = re.split(r"\n{2,}", _INSTALLED.read_text(errors="surrogateescape").strip())
+    kept = [stanza for stanza in stanzas if stanza.partition("\n")[0].removeprefix("Package: ") not in packages]
+    return "\n\n".join(kept) + "\n"
 
 
 class Apt:

@@ -7,10 +7,8 @@ crane, a static busybox and a static bash, unpacked and never installed. `PARTS/
 fetches too, holds HTCondor. Each is replaced as a whole or not at all.
 """
 
-import re
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from cdmtaskservice.embedded import apt, condor_packages
@@ -31,7 +29,6 @@ _ALWAYS_OURS = frozenset(
     }
 )
 _SELF_CONTAINED = ("busybox-static", "bash-static", "docker-registry")
-_INSTALLED = Path("/var/lib/dpkg/status")
 _FORMAT = 1  # raise when the layout of the result changes
 
 _VERSION_ARGUMENTS = {"crane": "version", "busybox": "true"}
@@ -58,32 +55,19 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write("usage: python -m cdmtaskservice.embedded.debian PARTS\n")
         return 2
     parts = Path(arguments[0]).absolute()
-    container_tools = _bring(
+    container_tools = apt.bring_and_say(
         "container tools",
         f"podman, crane, a registry and static shells from Debian into {parts}/debian",
         lambda: is_complete(parts),
         lambda: fetch(parts),
     )
-    condor = _bring(
+    condor = apt.bring_and_say(
         "HTCondor",
         f"HTCondor from Debian into {parts}/condor",
         lambda: condor_packages.is_complete(parts),
         lambda: condor_packages.fetch(parts),
     )
     return 0 if container_tools and condor else 1
-
-
-def _bring(what: str, how: str, is_there: Callable[[], bool], get: Callable[[], bool]) -> bool:
-    started = time.monotonic()
-    if not is_there():
-        apt.say(f"fetching {how} …")
-    try:
-        fetched = get()
-    except (FetchFailed, OSError) as error:
-        sys.stderr.write(f"{what}: {error}\n")
-        return False
-    apt.say(f"{what} fetched in {time.monotonic() - started:.0f} s" if fetched else f"{what}: ready")
-    return True
 
 
 def _key() -> str:
@@ -94,7 +78,7 @@ def _make(work: Path) -> None:
     """Everything that `PARTS/debian` is to hold, in `work`/unpacked, tried out."""
     unpacked = work / "unpacked"
     # With the machine's status apt leaves out the libraries that are there already.
-    own = apt.Apt(work / "apt/own", status=_status_without(_ALWAYS_OURS))
+    own = apt.Apt(work / "apt/own", status=apt.status_without(_ALWAYS_OURS))
     own.update()
     own.fetch_with_dependencies(_WITH_DEPENDENCIES)
     own.fetch(_SELF_CONTAINED)
@@ -105,13 +89,6 @@ def _make(work: Path) -> None:
     own.unpack(unpacked)
     _write_wrappers(unpacked)
     _try_out(unpacked)
-
-
-def _status_without(packages: frozenset[str]) -> str:
-    """The machine's list of installed packages, less those named."""
-    stanzas = re.split(r"\n{2,}", _INSTALLED.read_text(errors="surrogateescape").strip())
-    kept = [stanza for stanza in stanzas if stanza.partition("\n")[0].removeprefix("Package: ") not in packages]
-    return "\n\n".join(kept) + "\n"
 
 
 def _write_wrappers(unpacked: Path) -> None:

@@ -130,15 +130,17 @@ class S3Client:
         """
         return await self._heads.head_many(paths, concurrency or self._config.concurrency)
 
-    def presign_get(self, path: str, expires: int, *, internal: bool = False) -> str:
+    def presign_get(self, path: str, expires: int, *, internal: bool = False, download: bool = False) -> str:
         """The URL by which anybody can read `path` for `expires` seconds, with no header to send.
 
-        internal: at the address by which this client itself reaches the store, rather than the external one. Takes
+        internal: at the address by which this client itself reaches the store, rather than the external one.
+        download: have browsers keep it as a file, whatever it is, rather than show it. Takes
         some 20 µs and does not look whether there is such an object. Raises ValueError for `expires` outside of 1 s to
         7 days, IllegalS3PathError for a path without bucket or key.
         """
         split_path(path)
-        return self._signer.presign("GET", self._address(internal), encode_path(path), (), {}, expires)
+        query = (("response-content-disposition", "attachment"),) if download else ()
+        return self._signer.presign("GET", self._address(internal), encode_path(path), query, {}, expires)
 
     async def presign_gets(self, paths: Sequence[str], expires: int, *, internal: bool = False) -> list[str]:
         """`presign_get` of many paths, in their order, with turns for other tasks in between."""

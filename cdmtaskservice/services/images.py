@@ -16,10 +16,12 @@ from cdmtaskservice.domain.errors import (
 )
 from cdmtaskservice.domain.images import ImageApproval
 from cdmtaskservice.domain.records import ImageRecord
-from cdmtaskservice.registry.crane import Crane
+from cdmtaskservice.registry.crane import Crane, ImageFacts
 from cdmtaskservice.registry.names import ImageName
 from cdmtaskservice.services.refdata import Refdata
 from cdmtaskservice.store.images import ImageStore
+
+__all__ = ["MAX_LISTED", "ImageFacts", "Images"]
 
 MAX_LISTED = 1000
 
@@ -46,6 +48,13 @@ class Images:
     async def list(self) -> Sequence[ImageRecord]:
         """Approved images, the newest first, at most 1000."""
         return await self._store.list(MAX_LISTED)
+
+    async def inspect(self, text: str) -> ImageFacts:
+        """What the registry says of an image, approved or not: what approving it now would approve.
+
+        Raises: ImageFetchError, ImageNoEntrypointError.
+        """
+        return await self._crane.resolve(ImageName.parse(text))
 
     async def approve(
         self,

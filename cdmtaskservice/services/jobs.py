@@ -106,6 +106,21 @@ class Jobs:
         await self.find(job_id, viewer)
         return await self._containers.list(job_id)
 
+    async def container(self, viewer: Principal | None, job_id: str, number: int) -> ContainerRecord:
+        """One container, without its output files. Raises: NoSuchSubJobError."""
+        job = await self.find(job_id, viewer)
+        self.check_number(job, number)
+        container = await self._containers.get(job_id, number)
+        assert container is not None  # containers are stored before their job
+        return container
+
+    async def link(self, viewer: Principal | None, job_id: str, kind: FileKind, number: int) -> str | None:
+        """A link by which one of a job's files is downloaded and never shown; None where there are not so many."""
+        page = await self.files(viewer, job_id, kind, number, 1)
+        if not page.files:
+            return None
+        return self._s3.presign_get(page.files[0], self._presign_expiry, download=True)
+
     async def files(
         self, viewer: Principal | None, job_id: str, kind: FileKind, offset: int = 0, limit: int = 1000
     ) -> FilesPage:
@@ -152,6 +167,15 @@ class Jobs:
                     yield chunk
 
         return rest()
+
+    async def log_size(self, viewer: Principal | None, job_id: str, number: int, stream: LogStream) -> int:
+        """Bytes of the log of a container that is over. Raises as `log`."""
+        job = await self.find(job_id, viewer)
+        self.check_number(job, number)
+        try:
+            return (await self._s3.head(log_file(job.logpath or "", number, stream))).size
+        except (NoSuchS3PathError, NoSuchBucketError) as e:
+            raise NoLogsError(f"There is no {stream} log of container {number} of job {job_id}") from e
 
     @staticmethod
     def check_number(job: JobRecord, number: int) -> None:

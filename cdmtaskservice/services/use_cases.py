@@ -17,6 +17,7 @@ from cdmtaskservice.services.nersc_client import NerscClient
 from cdmtaskservice.services.numbers import Metrics
 from cdmtaskservice.services.refdata import Refdata
 from cdmtaskservice.services.refdata_desk import RefdataDesk
+from cdmtaskservice.services.sessions import Sessions
 from cdmtaskservice.services.sites import Sites
 from cdmtaskservice.services.submission import Submission
 from cdmtaskservice.services.worker_files import WorkerFiles
@@ -33,6 +34,7 @@ class Services:
 
     info: ServiceInfo
     authentication: Authentication
+    sessions: Sessions
     submission: Submission
     jobs: Jobs
     events: JobEvents

@@ -63,6 +63,7 @@ INDEXES: dict[str, list[tuple[list[tuple[str, int]], dict[str, Any]]]] = {
         ([("user", 1), ("updated", -1), ("id", -1)], {}),
         ([("updated", -1), ("id", -1)], {}),
         ([("site", 1), ("state", 1)], {}),
+        ([("waiting", 1)], {}),
         ([("refdata", 1)], {"sparse": True}),
     ],
     "containers": [([("job", 1), ("n", 1)], {"unique": True})],

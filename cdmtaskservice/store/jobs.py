@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,9 @@ from cdmtaskservice.store.codec import (
 )
 from cdmtaskservice.store.database import Database, store_call
 from cdmtaskservice.store.looks import LookStore
+
+_SEARCHED = ("id", "input.name", "tags", "input.image", "image.name")
+"""Where a search for text looks."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,15 @@ class JobStore(LookStore[JobRecord]):
                 query[name] = value
         if wanted.state is not None:
             query["state"] = wanted.state.value
+        alternatives: list[list[Document]] = []
+        if wanted.text is not None:
+            found_in = {"$regex": re.escape(wanted.text), "$options": "i"}
+            alternatives.append([{name: found_in} for name in _SEARCHED])
+        if wanted.waiting:
+            going = sorted(s.value for s in JobState if not s.is_terminal)
+            # Any text; what was never held up has no such field, or null.
+            query["waiting"] = {"$gt": ""}
+            query.setdefault("state", {"$in": going})
         bounds: Document = {}
         if wanted.after is not None:
             bounds["$gte"] = to_millis(wanted.after)
@@ -168,10 +181,12 @@ class JobStore(LookStore[JobRecord]):
             bounds["$lt"] = to_millis(wanted.before)
         if wanted.cursor is not None:
             at = to_millis(wanted.cursor[0])
-            query["$or"] = [{"updated": {"$lt": at}}, {"updated": at, "id": {"$lt": wanted.cursor[1]}}]
+            alternatives.append([{"updated": {"$lt": at}}, {"updated": at, "id": {"$lt": wanted.cursor[1]}}])
             bounds["$lte"] = at
         if bounds:
             query["updated"] = bounds
+        if alternatives:
+            query["$and"] = [{"$or": either} for either in alternatives]
         found = self._jobs.find(query).sort([("updated", -1), ("id", -1)]).limit(wanted.limit)
         return [decode_job(d) for d in await found.to_list(wanted.limit)]
 

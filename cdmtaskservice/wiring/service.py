@@ -21,6 +21,7 @@ from cdmtaskservice.auth.container_token import ContainerTokens
 from cdmtaskservice.auth.kbase import KBaseAuthenticator, KBaseAuthOptions
 from cdmtaskservice.auth.local import LocalAuthenticator
 from cdmtaskservice.auth.principal import Permissions, RoleNames
+from cdmtaskservice.auth.session_seal import SessionSeal
 from cdmtaskservice.domain.errors import DependencyUnavailableError
 from cdmtaskservice.events.kafka import KafkaConfig, KafkaPublisher
 from cdmtaskservice.meter import Meter
@@ -50,6 +51,7 @@ from cdmtaskservice.services.nersc_client import NerscClient
 from cdmtaskservice.services.numbers import Numbers
 from cdmtaskservice.services.refdata import Refdata
 from cdmtaskservice.services.refdata_desk import RefdataDesk
+from cdmtaskservice.services.sessions import Sessions
 from cdmtaskservice.services.sites import Sites
 from cdmtaskservice.services.submission import Submission, SubmissionConfig
 from cdmtaskservice.services.use_cases import Services
@@ -184,7 +186,8 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         loops = Loops((reconciler, staging_reconciler), relay, settings.service.shutdown_timeout.total_seconds())
 
         permissions = _permissions(settings.auth)
-        tokens = ContainerTokens(*(s.get_secret_value().encode() for s in settings.service.worker_signing_secrets))
+        signing = [s.get_secret_value().encode() for s in settings.service.worker_signing_secrets]
+        tokens = ContainerTokens(*signing)
         authentication = Authentication(authenticator, tokens, permissions, settings.s3.allowed_paths, utc_now)
         directory = Sites(sites.all, SiteStore(database))
         refdata = Refdata(
@@ -251,6 +254,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         services = Services(
             info=info,
             authentication=authentication,
+            sessions=Sessions(authentication, SessionSeal(*signing), utc_now),
             submission=Submission(
                 jobs,
                 containers,

@@ -1,6 +1,7 @@
 """The store, on every database that can be had: the same tests must pass on all of them."""
 
 import asyncio
+import dataclasses
 import datetime
 import os
 import uuid
@@ -225,6 +226,49 @@ async def test_listing_filters_and_pages(database):
     assert await ids(state=S.ERROR) == ["j0"]
     assert await ids(tag="t1") == ["j3", "j1"]
     assert await ids(user="ann", after=after(1), before=after(2)) == ["j3", "j2"]
+
+
+async def test_searching_for_text(database):
+    store = JobStore(database)
+    said = [
+        {"name": "Genomes of 100% (ann.)", "image": "ghcr.io/kbase/checkm2:1"},
+        {"image": "docker.io/tools/seq:2"},
+        {"image": "Seq"},
+    ]
+    for n, fields in enumerate(said):
+        tags = ["Paper 2", "a.b"] if n == 1 else []
+        job = a_job(f"job-{n}", at=after(n), user="ben" if n == 2 else "ann", tags=tags)
+        await store.insert(dataclasses.replace(job, input={**job.input, **fields}))
+
+    async def ids(text: str, **wanted) -> list[str]:
+        return [j.id for j in await store.list(JobFilter(text=text, **wanted))]
+
+    assert await ids("genomes of 100% (ANN.)") == ["job-0"]
+    assert await ids("paper") == ["job-1"]
+    assert await ids("a.b") == ["job-1"]  # no pattern: "docker.io/a/b", the image of all of them, has no "a.b"
+    assert await ids("KBASE/check") == ["job-0"]
+    assert await ids("seq") == ["job-2", "job-1"]
+    assert await ids("seq", user="ann") == ["job-1"]
+    assert await ids("JOB-") == ["job-2", "job-1", "job-0"]
+    assert await ids("job-", cursor=(after(1), "job-1")) == ["job-0"]
+    assert await ids("docker.io/a/b", limit=2) == ["job-2", "job-1"]
+    assert await ids("(") == ["job-0"]
+    for nothing in ("^job", ".*", "job-[0-9]", "\\", "$", "nowhere"):
+        assert await ids(nothing) == []
+
+
+async def test_listing_what_waits(database):
+    store = JobStore(database)
+    for n in range(4):
+        await store.insert(a_job(f"j{n}", at=after(n)))
+    for n, waiting in ((0, "held by the pool"), (1, None), (2, "the site does not answer")):
+        assert await store.set_fields(f"j{n}", {"waiting": waiting})
+    await store.transition("j2", to(S.CANCELING, after(9)))
+    assert [j.id for j in await store.list(JobFilter(waiting=True))] == ["j2", "j0"]
+    assert [j.id for j in await store.list(JobFilter(waiting=True, state=S.CREATED))] == ["j0"]
+    await store.transition("j2", to(S.CANCELED, after(10)))
+    assert [j.id for j in await store.list(JobFilter(waiting=True))] == ["j0"]
+    assert len(await store.list(JobFilter())) == 4
 
 
 async def test_counts_by_site_and_state(database):
@@ -475,6 +519,7 @@ async def test_every_query_has_an_index(stack):
         ("jobs", {"updated": {"$lt": 5}}),
         ("jobs", {"site": {"$in": ["x"]}, "state": {"$in": ["complete"]}, "cleaned": None, "updated": {"$lt": 5}}),
         ("jobs", {"site": {"$in": ["x"]}, "state": {"$in": ["created"]}}),
+        ("jobs", {"waiting": {"$gt": ""}, "state": {"$in": ["created"]}}),
         ("containers", {"job": "x", "state": {"$in": ["created"]}}),
         ("files", {"job": "x", "kind": "input", "n": -1, "chunk": {"$gte": 0, "$lte": 3}}),
         ("claims", {"job": "x"}),

@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Browser
 
 from cdmtaskservice.cli.demo_story import s3_client
+from cdmtaskservice.embedded import browser_packages
 from cdmtaskservice.embedded.pool import CondorPool
 from cdmtaskservice.embedded.service import BUCKET, LOG_BUCKET, EmbeddedService
 from cdmtaskservice.embedded.stack import EmbeddedStack
 from cdmtaskservice.s3.client import S3Client
 from test.stand_ins.nersc.part import NerscSite
+from test.system import web_room
 from test.system.driver import Driver, until
 from test.system.through_jaws import PERLMUTTER, QUICK_JAWS, jaws_service
 
@@ -119,3 +122,12 @@ async def own(stack: EmbeddedStack, s3: S3Client, seqtool_image) -> AsyncIterato
 def home(stack: EmbeddedStack) -> Path:
     """A directory for services that the test makes itself."""
     return new_home(stack)
+
+
+@pytest.fixture(scope="session")
+async def chromium(parts: Path) -> AsyncIterator[Browser]:
+    """A browser; without one the test is skipped, or fails if CTS_REQUIRE_PARTS is set."""
+    if not browser_packages.is_complete(parts):
+        pytest.skip(f"missing: a browser in {parts / 'browser'} (`make test` fetches it)")
+    async with web_room.chromium(parts) as browser:
+        yield browser

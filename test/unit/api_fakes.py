@@ -14,6 +14,7 @@ from cdmtaskservice.api.metrics import PrometheusMetrics
 from cdmtaskservice.app import create_app
 from cdmtaskservice.auth.container_token import ContainerClaim
 from cdmtaskservice.auth.principal import Principal
+from cdmtaskservice.auth.session_seal import SessionSeal
 from cdmtaskservice.domain.errors import InvalidTokenError
 from cdmtaskservice.domain.jobs import JobInput
 from cdmtaskservice.domain.records import (
@@ -27,7 +28,9 @@ from cdmtaskservice.domain.records import (
 )
 from cdmtaskservice.domain.refdata import RefdataRecord, StagingRecord, StagingTransition
 from cdmtaskservice.domain.states import JobState, RefdataState
+from cdmtaskservice.registry.crane import ImageFacts
 from cdmtaskservice.s3.model import S3Object
+from cdmtaskservice.services.authentication import Authentication
 from cdmtaskservice.services.events import JobNews
 from cdmtaskservice.services.health import DependencyState, ServiceInfo
 from cdmtaskservice.services.jobs import FilesPage
@@ -35,6 +38,7 @@ from cdmtaskservice.services.live_logs import FollowedLog
 from cdmtaskservice.services.nersc_client import ClientLifetime
 from cdmtaskservice.services.numbers import Gauges, LookLag
 from cdmtaskservice.services.refdata import RefdataView
+from cdmtaskservice.services.sessions import Sessions
 from cdmtaskservice.services.sites import SiteView
 from cdmtaskservice.services.submission import Checked
 from cdmtaskservice.services.use_cases import Services
@@ -43,6 +47,7 @@ from cdmtaskservice.sites.base import SiteHealth, SiteInfo
 NOW = datetime.datetime(2030, 1, 2, 3, 4, 5, 678000, tzinfo=datetime.UTC)
 NOW_TEXT = "2030-01-02T03:04:05.678000Z"
 CRC = "S8AXmd7A3f8="
+SEAL = SessionSeal(b"s" * 32)
 DIGEST = "sha256:" + "a" * 64
 
 CALLERS: Mapping[str, Principal | ContainerClaim] = {
@@ -237,6 +242,18 @@ class FakeJobs(Fake):
         self.note("files", *arguments)
         return self.page
 
+    async def container(self, *arguments: Any) -> ContainerRecord:
+        self.note("container", *arguments)
+        return self.found[0]
+
+    async def link(self, *arguments: Any) -> str | None:
+        self.note("link", *arguments)
+        return self.page.urls[0] if self.page.urls else None
+
+    async def log_size(self, *arguments: Any) -> int:
+        self.note("log_size", *arguments)
+        return 3_000_000
+
     async def log(self, *arguments: Any) -> AsyncIterator[bytes]:
         self.note("log", *arguments)
         return self._chunks()
@@ -267,8 +284,8 @@ class FakeEvents(Fake):
             JobNews(finished_job(waiting=None), {JobState.COMPLETE: 2}),
         ]
 
-    async def watch(self, *arguments: Any) -> AsyncGenerator[JobNews | None, None]:
-        self.note("watch", *arguments)
+    async def watch(self, *arguments: Any, any_job: bool = False) -> AsyncGenerator[JobNews | None, None]:
+        self.note("watch", *arguments, *([any_job] if any_job else []))
         return self._news()
 
     async def _news(self) -> AsyncGenerator[JobNews | None, None]:
@@ -281,8 +298,8 @@ class FakeLiveLogs(Fake):
         super().__init__()
         self.chunks: list[bytes | Exception] = [b"live\n", b"log\n"]
 
-    async def follow(self, *arguments: Any) -> FollowedLog:
-        self.note("follow", *arguments)
+    async def follow(self, *arguments: Any, any_job: bool = False) -> FollowedLog:
+        self.note("follow", *arguments, *([any_job] if any_job else []))
         return FollowedLog(2, 7, self._chunks())
 
     async def _chunks(self) -> AsyncIterator[bytes]:
@@ -316,13 +333,21 @@ class FakeAdminJobs(FakeJobs):
 
 
 class FakeImages(Fake):
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = IMAGE
+
     async def get(self, *arguments: Any) -> ImageRecord:
         self.note("get", *arguments)
-        return IMAGE
+        return self.image
 
     async def list(self) -> Sequence[ImageRecord]:
         self.note("list")
-        return [IMAGE, BARE_IMAGE]
+        return [self.image, BARE_IMAGE]
+
+    async def inspect(self, *arguments: Any) -> ImageFacts:
+        self.note("inspect", *arguments)
+        return ImageFacts(IMAGE.name, IMAGE.digest, IMAGE.tag, tuple(IMAGE.entrypoint))
 
     async def approve(self, *arguments: Any) -> ImageRecord:
         self.note("approve", *arguments)
@@ -385,6 +410,10 @@ class FakeSites(Fake):
 
     def availability(self) -> Mapping[str, bool]:
         return {"kbase": True, "perlmutter-jaws": False}
+
+    def info(self, name: str) -> SiteInfo:
+        self.note("info", name)
+        return SiteInfo(name, "htcondor", 2, 64, 256_900_000_000, 86_459.0)
 
     async def set_active(self, *arguments: Any) -> None:
         self.note("set_active", *arguments)
@@ -530,6 +559,11 @@ class FakeServices:
     health: FakeHealth = dataclasses.field(default_factory=FakeHealth)
     metrics: PrometheusMetrics = dataclasses.field(default_factory=lambda: PrometheusMetrics("0.0.0", "0123abc"))
     stopping: Callable[[], None] = dataclasses.field(default=lambda: None)
+
+    @property
+    def sessions(self) -> Sessions:
+        """Real ones, which know the fakes' callers."""
+        return Sessions(cast(Authentication, self.authentication), SEAL, self.info.now)
 
     def app(self, **options: Any) -> FastAPI:
         """An application made of these."""

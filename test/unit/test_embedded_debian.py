@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cdmtaskservice.embedded import apt, condor_packages, debian
+from cdmtaskservice.embedded import apt, browser_packages, condor_packages, debian
 
 
 def program(folder: Path, name: str, script: str) -> None:
@@ -26,10 +26,14 @@ def test_machine_without_apt(quick: Path, tmp_path: Path, capsys: pytest.Capture
     told = capsys.readouterr()
     assert told.err.count("apt-get is missing") == 2
     assert "fetching HTCondor" in told.out
+    assert browser_packages.main([str(tmp_path / "parts")]) == 1
+    told = capsys.readouterr()
+    assert "browser: apt-get is missing" in told.err
+    assert "fetching Chromium" in told.out
 
 
 def test_archive_out_of_reach(quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debian, "_INSTALLED", tmp_path / "status")
+    monkeypatch.setattr(apt, "_INSTALLED", tmp_path / "status")
     (tmp_path / "status").write_text("Package: podman\nVersion: 1\n\nPackage: libc6\nVersion: 2\n")
     program(quick, "dpkg", "exit 0")
     program(quick, "apt-get", f"echo again >>{tmp_path}/tries; echo 'E: no route to host' >&2; exit 100")
@@ -54,12 +58,14 @@ def test_every_newer_suite_is_tried(quick: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_installed_counts_except_what_must_be_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debian, "_INSTALLED", tmp_path / "status")
+    monkeypatch.setattr(apt, "_INSTALLED", tmp_path / "status")
     (tmp_path / "status").write_text("Package: podman\nVersion: 1\n\nPackage: libc6\nVersion: 2\n")
-    assert debian._status_without(frozenset({"podman"})) == "Package: libc6\nVersion: 2\n"
+    assert apt.status_without(frozenset({"podman"})) == "Package: libc6\nVersion: 2\n"
 
 
-@pytest.mark.parametrize(("fetcher", "name"), [(debian, "debian"), (condor_packages, "condor")])
+@pytest.mark.parametrize(
+    ("fetcher", "name"), [(debian, "debian"), (condor_packages, "condor"), (browser_packages, "browser")]
+)
 def test_finished_for_another_release_is_not_finished(
     fetcher: object, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,5 +116,6 @@ def test_wrapped_programs_move_with_their_tree(tmp_path: Path) -> None:
 
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert debian.main([]) == 2
-    assert "usage" in capsys.readouterr().err
+    for fetcher in (debian, browser_packages):
+        assert fetcher.main([]) == 2
+        assert "usage" in capsys.readouterr().err
