@@ -14,7 +14,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import executing, following, heads, looking, pooling, reading, reporting, resting, staging, submitting
+from benchmarks import (
+    executing,
+    following,
+    heads,
+    looking,
+    paging,
+    pooling,
+    reading,
+    reporting,
+    resting,
+    staging,
+    submitting,
+)
 from benchmarks.figures import Effort, Figure, Section
 from benchmarks.processes import load_average
 from benchmarks.report import as_json, show
@@ -48,6 +60,7 @@ BENCHMARKS: dict[str, InHouse | OnStage] = {
     "reports": InHouse("Containers' reports", reporting.rate),
     "followers": InHouse("Following logs", following.followers),
     "jobs": InHouse("Reading jobs", reading.jobs),
+    "pages": InHouse("Pages", paging.pages),
     "looks": OnStage("The reconciler", looking.looks),
     "heads": OnStage("S3", heads.heads),
     "executor": OnStage("Workers", executing.executor),
