@@ -5,10 +5,11 @@
 
 PARTS := $(CURDIR)/.parts
 RUN := .venv/bin/python -m
+PARALLEL = --numprocesses=$$(($$(nproc) + 1)) --maxprocesses=4 --dist=loadfile
 export CTS_PARTS := $(PARTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench setup venv clean
+.PHONY: help demo test coverage lint bench setup venv clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -18,12 +19,17 @@ demo: setup ## run the whole service on this machine, and a job through it (KEEP
 
 # The tests wait more than they compute, so there are more workers than cores. The long ones come after the others, for
 # they take all cores. ARGS is for the others.
-# Without the container tools or the browser the tests that need them are skipped, and say so; with CTS_REQUIRE_PARTS they fail.
-test: venv ## run all tests under coverage (ARGS: arguments for pytest)
+# Without the container tools or the browser the tests that need them are skipped, and say so; with CTS_REQUIRE_PARTS
+# they fail.
+test: venv ## run all tests (ARGS: arguments for pytest)
 	@$(RUN) cdmtaskservice.embedded.debian $(PARTS) || test -z "$$CTS_REQUIRE_PARTS"
 	@$(RUN) cdmtaskservice.embedded.browser_packages $(PARTS) || test -z "$$CTS_REQUIRE_PARTS"
-	@$(RUN) pytest -m 'not long' --numprocesses=$$(($$(nproc) + 1)) --maxprocesses=4 --dist=loadfile --durations=12 --cov --cov-report=term $(ARGS)
+	@$(RUN) pytest -m 'not long' $(PARALLEL) --durations=12 $(ARGS)
 	@test -n "$(ARGS)" || $(RUN) pytest -m long
+
+# Coverage alone makes the tests take half as long again, so it has a target of its own.
+coverage: setup ## run all tests but the long ones under coverage, and print it
+	@$(RUN) pytest -m 'not long' $(PARALLEL) --cov --cov-report=term $(ARGS)
 
 lint: venv ## check style, format and types
 	@$(RUN) ruff check --quiet .
