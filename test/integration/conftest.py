@@ -1,6 +1,7 @@
 """Fixtures that several modules share; what they hand out has its module beside, or among the stand-ins."""
 
 import importlib.util
+import os
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -26,6 +27,28 @@ from test.stand_ins.refdata_house import RefdataHouse
 from .executor_worker import Begin, Worker
 from .refdata_room import RefdataRoom
 from .workers_room import BUCKET, FILES, LOGS, Room
+
+# The store
+
+# No MongoDB server can be set up from package registries; where there is one, its URL may be given.
+MONGODB = os.environ.get("CTS_TEST_MONGO_URL")
+
+
+@pytest.fixture(params=["mongomock", "wire", *(["mongodb"] if MONGODB else [])])
+async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    """An empty database, on every kind that can be had."""
+    name = f"test-{uuid.uuid4().hex}"
+    if request.param == "mongomock":
+        database = Database(AsyncMongoMockClient(), name)
+    elif request.param == "wire":
+        database = Database.connect(request.getfixturevalue("stack").mongo_uri, name, 5)
+    else:
+        assert MONGODB is not None
+        database = Database.connect(MONGODB, name, 5)
+    await database.create_indexes()
+    yield database
+    database.close()
+
 
 # The reconciler
 

@@ -12,7 +12,8 @@ import pytest
 import uvicorn
 from structlog.testing import capture_logs
 
-from test.unit.api_fakes import JOB_INPUT, FakeServices
+from test.unit.api_fakes import FakeServices
+from test.unit.api_records import JOB_INPUT
 
 _LIMIT = 100_000
 

@@ -18,7 +18,8 @@ from cdmtaskservice.domain.errors import (
     IllegalParameterError,
     NoSuchJobError,
 )
-from test.unit.api_fakes import JOB_INPUT, NOW, NOW_TEXT, Client, FakeServices
+from test.unit.api_fakes import Client, FakeServices
+from test.unit.api_records import JOB_INPUT, NOW, NOW_TEXT
 
 JSON = {"Content-Type": "application/json"}
 

@@ -13,7 +13,7 @@ from cdmtaskservice.api.paging import cursor_after, read_cursor
 from cdmtaskservice.domain.errors import IllegalParameterError
 from cdmtaskservice.domain.records import Transition
 from cdmtaskservice.domain.states import JobState
-from test.unit.api_fakes import job_record
+from test.unit.api_records import job_record
 
 _TIMES = st.datetimes(
     datetime.datetime(1900, 1, 1), datetime.datetime(9999, 12, 31), timezones=st.just(datetime.UTC)

@@ -20,7 +20,8 @@ from cdmtaskservice.domain.refdata_calls import RefdataProgress, RefdataUpdate, 
 from cdmtaskservice.domain.states import RefdataState
 from cdmtaskservice.services.callbacks import Callbacks
 from cdmtaskservice.services.refdata import RefdataView
-from test.unit.api_fakes import CALLERS, CRC, NOW, NOW_TEXT, REFDATA, STAGING, Client, FakeServices
+from test.unit.api_fakes import Client, FakeServices
+from test.unit.api_records import CALLERS, CRC, NOW, NOW_TEXT, REFDATA, STAGING
 
 S = RefdataState
 LATER = NOW + datetime.timedelta(seconds=1)

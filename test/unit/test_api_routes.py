@@ -15,15 +15,8 @@ from cdmtaskservice.domain.images import ImageApproval
 from cdmtaskservice.domain.refdata_calls import RefdataProgress, RefdataUpdate, RefdataWorkRequest
 from cdmtaskservice.domain.states import JobState, RefdataState
 from cdmtaskservice.domain.worker_calls import WorkRequest
-from test.unit.api_fakes import (
-    CALLERS,
-    CRC,
-    DIGEST,
-    JOB_INPUT,
-    Client,
-    Fake,
-    FakeServices,
-)
+from test.unit.api_fakes import Client, Fake, FakeServices
+from test.unit.api_records import CALLERS, CRC, DIGEST, JOB_INPUT
 
 ANN, ADAM, EXEC, CONTAINER = (CALLERS[t] for t in ("ann", "admin", "executor", "container"))
 UPDATE = {"time": "2030-01-02T03:04:05Z"}

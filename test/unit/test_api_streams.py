@@ -8,7 +8,8 @@ import pytest
 
 from cdmtaskservice.domain.errors import NoSuchJobError, ResourceUnavailableError, UnsupportedOperationError
 from cdmtaskservice.services.live_logs import BrokenOffError
-from test.unit.api_fakes import CALLERS, Client, FakeServices
+from test.unit.api_fakes import Client, FakeServices
+from test.unit.api_records import CALLERS
 
 ANN = CALLERS["ann"]
 

@@ -31,7 +31,7 @@ from cdmtaskservice.web.job_form import (
     fields_of,
     fields_sent,
 )
-from test.unit.api_fakes import CRC, JOB_INPUT
+from test.unit.api_records import CRC, JOB_INPUT
 from test.unit.test_domain_jobs import JUNK, REQUEST
 
 

@@ -9,7 +9,8 @@ import re
 import pytest
 
 from cdmtaskservice.domain.errors import DependencyUnavailableError, InvalidTokenError
-from test.unit.api_fakes import NOW, Client, FakeServices
+from test.unit.api_fakes import Client, FakeServices
+from test.unit.api_records import NOW
 from test.unit.web_client import Browser, mark_of, signed_in
 
 
