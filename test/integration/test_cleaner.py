@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 
 import pytest
-from mongomock_motor import AsyncMongoMockClient
 
 from cdmtaskservice.domain.records import InputFiles
 from cdmtaskservice.reconciler.cleaner import Cleaner
@@ -18,18 +16,6 @@ from test.stand_ins.job_house import JobHouse, a_job
 
 AGE = 3600.0
 STEPS = ("announced", "files", "containers", "job", "settled")
-
-
-@pytest.fixture(params=["mongomock", "wire"])
-async def database(request):
-    name = f"test-{uuid.uuid4().hex}"
-    if request.param == "mongomock":
-        database = Database(AsyncMongoMockClient(), name)
-    else:
-        database = Database.connect(request.getfixturevalue("stack").mongo_uri, name, 5)
-    await database.create_indexes()
-    yield database
-    database.close()
 
 
 def cleaner(house: JobHouse, **kwargs) -> Cleaner:

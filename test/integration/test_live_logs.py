@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime
-import uuid
 from collections.abc import AsyncIterator
 
 import pytest
-from mongomock_motor import AsyncMongoMockClient
-from pydantic import SecretStr
 
 from cdmtaskservice.auth.container_token import ContainerClaim
 from cdmtaskservice.auth.principal import Principal
@@ -24,30 +21,15 @@ from cdmtaskservice.domain.errors import (
 from cdmtaskservice.domain.records import Transition
 from cdmtaskservice.domain.states import JobState
 from cdmtaskservice.domain.worker_calls import Heartbeat
-from cdmtaskservice.s3.client import S3Client
-from cdmtaskservice.s3.model import S3Config
 from cdmtaskservice.services.events import JobEvents
 from cdmtaskservice.services.live_logs import BrokenOffError, FollowedLog, LiveLogs
-from cdmtaskservice.store.database import Database
 from cdmtaskservice.store.live_logs import WINDOW, LiveLogStore, LogKey, Piece
-from test.integration.workers_room import BUCKET, FILES, LOGS, Room, update
+from test.integration.workers_room import LOGS, Room, update
 from test.stand_ins.clockwork import START, eventually
 
 ANN = Principal("ann", frozenset())
 KEY = LogKey("j:with:colons", 3, "stdout")
 LATER = START + datetime.timedelta(seconds=30)
-
-
-@pytest.fixture(params=["mongomock", "wire"])
-async def database(request):
-    name = f"test-{uuid.uuid4().hex}"
-    if request.param == "mongomock":
-        database = Database(AsyncMongoMockClient(), name)
-    else:
-        database = Database.connect(request.getfixturevalue("stack").mongo_uri, name, 5)
-    await database.create_indexes()
-    yield database
-    database.close()
 
 
 async def test_logs_are_wanted_for_a_while(database):
@@ -111,27 +93,13 @@ async def test_what_nobody_follows_is_forgotten(database):
 # The desk.
 
 
-@pytest.fixture(scope="module")
-async def s3(stack):
-    account = stack.s3
-    async with S3Client.create(S3Config(account.url, account.access_key, SecretStr(account.secret_key))) as client:
-        for bucket in (BUCKET, LOGS):
-            await client.create_bucket(bucket)
-        for name in FILES:
-            await client.put(f"{BUCKET}/{name}", name.encode())
-        yield client
-
-
 @pytest.fixture
-async def room(stack, s3):
-    database = Database.connect(stack.mongo_uri, f"test-{uuid.uuid4().hex}", 5)
-    await database.create_indexes()
-    room = Room(database, s3)
+async def room(room: Room) -> AsyncIterator[Room]:
+    """The workers' desk with a job that has left no log yet."""
     await room.accept()
-    await s3.delete([f"{LOGS}/j/container-0/stdout.txt"])
+    await room.s3.delete([f"{LOGS}/j/container-0/stdout.txt"])
     yield room
     room.feeds.close()
-    database.close()
 
 
 async def beat(room: Room, claim: ContainerClaim, **logs: tuple[int, bytes]) -> dict[str, int] | None:

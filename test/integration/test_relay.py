@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import structlog.testing
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from mongomock_motor import AsyncMongoMockClient
 
 from cdmtaskservice.domain.records import Transition
 from cdmtaskservice.domain.states import JobState
@@ -34,16 +33,9 @@ def quiet():
         yield
 
 
-@pytest.fixture(params=["mongomock", "wire"])
-async def jobs(request):
-    name = f"test-{uuid.uuid4().hex}"
-    if request.param == "mongomock":
-        database = Database(AsyncMongoMockClient(), name)
-    else:
-        database = Database.connect(request.getfixturevalue("stack").mongo_uri, name, 5)
-    await database.create_indexes()
-    yield JobStore(database)
-    database.close()
+@pytest.fixture
+def jobs(database: Database) -> JobStore:
+    return JobStore(database)
 
 
 class FakePublisher:
