@@ -98,10 +98,11 @@ class PrometheusMetrics:
 
     # What happens; see `Meter` and `Metrics`
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+    def answered(self, method: str, route: str, status: int, seconds: float | None) -> None:
         """A request was answered."""
         self._requests.labels(method, route, f"{status // 100}xx").inc()
-        self._answers.labels(method, route).observe(seconds)
+        if seconds is not None:
+            self._answers.labels(method, route).observe(seconds)
 
     def called(self, system: str, call: str, outcome: Outcome, seconds: float) -> None:
         """Something outside was called."""

@@ -25,9 +25,13 @@ _CLIENT_GONE = 499
 _SLASHES = re.compile("/{2,}")
 _RAW_SLASHES = re.compile(b"/{2,}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
-_JOB = re.compile(r"/(?:jobs|callback/\w+)/(?P<job>[\w-]{1,64})(?:/(?:container|log)/(?P<container>\d{1,10})(?=/|$))?")
+_JOB = re.compile(
+    r"(?:/admin|/external_exec|/ui|/ui/admin)?(?:/jobs|/callback/(?:download|job|upload|errlogs))/(?P<job>[\w-]{1,64})"
+    r"(?:/(?:container|containers|log)/(?P<container>\d{1,10})(?=/|$))?"
+)
 """What a path says of the job that a request is about."""
 
+_STAYING = "cts.staying"
 _QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 _log = structlog.get_logger(__name__)
@@ -68,7 +72,7 @@ class RequestMiddleware:
             await send(message)
 
         begun = time.perf_counter()
-        about = _about(scope["path"])
+        about = _about(scope["path"].removeprefix(self._root_path))
         with structlog.contextvars.bound_contextvars(request_id=context.request_id, **about):
             try:
                 await (self._cors.preflight(scope) or self._app)(scope, receive, send_tagged)
@@ -86,7 +90,9 @@ class RequestMiddleware:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         method, route = scope["method"], route_template(scope)
-        self._metrics.answered(method if method in _METHODS else "other", route, status, seconds)
+        # How long a reader stays says nothing of how quickly the service answers.
+        took = None if scope.get(_STAYING) else seconds
+        self._metrics.answered(method if method in _METHODS else "other", route, status, took)
         write = _log.debug if scope["path"] in _QUIET else _log.info
         write(
             "request",
@@ -99,13 +105,18 @@ class RequestMiddleware:
         )
 
 
+def mark_as_staying(scope: Scope) -> None:
+    """The answer to this request goes on for as long as its reader stays."""
+    scope[_STAYING] = True
+
+
 def route_template(scope: Scope) -> str:
     """The path of the route that served a request, with its parameters' names; `none` where there was no route."""
     return getattr(scope.get("route"), "path", None) or "none"
 
 
 def _about(path: str) -> dict[str, str | int]:
-    found = _JOB.search(path)
+    found = _JOB.match(path)
     if found is None:
         return {}
     container = found["container"]

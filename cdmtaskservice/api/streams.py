@@ -5,6 +5,7 @@ The form of these events is that of the HTML standard of the WHATWG, section 9.2
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
@@ -12,10 +13,12 @@ from typing import Any
 
 import structlog
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from cdmtaskservice.api import views
+from cdmtaskservice.api.middleware import mark_as_staying
 from cdmtaskservice.api.responses import dump
+from cdmtaskservice.domain.errors import DependencyUnavailableError
 from cdmtaskservice.domain.states import CONTAINER_STATES
 from cdmtaskservice.services.events import JobNews
 from cdmtaskservice.services.jobs import LogStream
@@ -27,6 +30,9 @@ _UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """For proxies that would otherwise gather an answer before they pass it on."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+_SLOWEST_READER = 120.0
+"""Seconds for a chunk to be taken by its reader."""
+
 _NOTHING = object()
 _SIGN_OF_LIFE = b": alive\n\n"
 
@@ -36,9 +42,18 @@ class StayingResponse(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
+        mark_as_staying(scope)
+
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(_SLOWEST_READER):
+                    await send(message)
+            except TimeoutError:
+                raise BrokenOffError("its reader takes nothing") from None
+
         try:
-            await super().__call__(scope, receive, send)
-        except* BrokenOffError as group:
+            await super().__call__(scope, receive, send_in_time)
+        except* (BrokenOffError, DependencyUnavailableError) as group:
             # Without its last chunk, an answer is broken for every client.
             _log.info("stream_broken_off", why=str(group.exceptions[0]))
         finally:

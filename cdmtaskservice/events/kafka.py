@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,10 @@ class KafkaPublisher:
         except (KafkaError, OSError, TimeoutError) as e:
             await self._discard(producer)
             raise BrokerUnavailableError(f"Kafka did not take a message: {e!r}") from e
+        except asyncio.CancelledError:
+            # The message must not come after those of whoever goes on with this job.
+            await _to_the_end(self._discard(producer))
+            raise
 
     async def _check(self) -> None:
         producer = await self._started()
@@ -139,6 +143,14 @@ def message(job_id: str, transition: Transition) -> bytes:
         "trans_id": transition.trans_id,
     }
     return json.dumps(body).encode()
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do it, whoever is cancelled meanwhile; it must be bounded in time."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
 
 
 async def _stop(producer: Any) -> None:

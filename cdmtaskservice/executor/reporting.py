@@ -7,6 +7,7 @@ limit; only at the end are the reports waited for.
 from __future__ import annotations
 
 import queue
+import random
 import threading
 import time
 from collections.abc import Mapping
@@ -112,6 +113,14 @@ class Reporter:
             self._changed.notify_all()
 
 
+def pause_after(age: float, interval: float, spread: float) -> float:
+    """Seconds until the next heartbeat of an executor that has been at work for `age`: few at first, then `interval`.
+
+    spread: around 1; another one for each heartbeat.
+    """
+    return min(interval, (2.0 + age / 3) * spread)
+
+
 class Heartbeat:
     """Says every `interval` seconds that the executor is alive, and stops everything when the answer says so.
 
@@ -143,6 +152,9 @@ class Heartbeat:
             pause = self._usual_pause()
             try:
                 pieces, more = self._live_logs.take()
+                if pieces:
+                    # Also where this one is lost: somebody waits for what it carries.
+                    pause = min(pause, _FOLLOWED_PAUSE)
                 answer = self._service.heartbeat({**self._progress.body(), **({"logs": pieces} if pieces else {})})
             except Ended as end:
                 self._stop_unless_over(end)
@@ -160,7 +172,8 @@ class Heartbeat:
                 pause = min(pause, _HURRIED_PAUSE if more else _FOLLOWED_PAUSE)
 
     def _usual_pause(self) -> float:
-        return min(self._interval, 1.0 + (time.monotonic() - self._begun) / 4)
+        # Containers of one job begin together, and need not speak together.
+        return pause_after(time.monotonic() - self._begun, self._interval, random.uniform(0.6, 1.4))  # noqa: S311
 
     def _stop_unless_over(self, why: Ended) -> None:
         # A heartbeat that crosses with the last report is answered "not yours any more", which is no news then.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 from cdmtaskservice.auth.principal import Principal
 from cdmtaskservice.domain.records import JobRecord
 from cdmtaskservice.domain.states import JobState
-from cdmtaskservice.services.feeds import Feed, Feeds
+from cdmtaskservice.services.feeds import LONGEST, Feed, Feeds
 from cdmtaskservice.services.jobs import Jobs
 from cdmtaskservice.store.containers import ContainerStore
 
@@ -37,21 +38,24 @@ class JobEvents:
     async def watch(
         self, viewer: Principal, job_id: str, *, any_job: bool = False
     ) -> AsyncGenerator[JobNews | None, None]:
-        """The job now and after each change, until it is over or the service stops; None where nothing has changed for
-        a while, so that whoever passes it on can show that it lives.
+        """The job now and after each change, until it is over, the service stops or an hour has gone.
 
+        None where nothing has changed for a while, so that whoever passes it on can show that it lives.
         any_job: for administrators. Raises NoSuchJobError, UnauthorizedError, ResourceUnavailableError.
         """
         await self._owned.find(job_id, None if any_job else viewer)
-        self._feeds.check_room(viewer.user)
-        return self._news(viewer.user, job_id)
+        news = self._news(viewer.user, job_id)
+        await anext(news)  # takes its place among the readers, or is refused before anything is answered
+        return news
 
     async def _news(self, user: str, job_id: str) -> AsyncGenerator[JobNews | None, None]:
         with self._feeds.reading(
             user, ("job", job_id), lambda: _JobFeed(self._owned, self._containers, job_id)
         ) as feed:
             seen: JobNews | None = None
-            while not self._feeds.closed:
+            yield None
+            end = time.monotonic() + LONGEST
+            while time.monotonic() < end and not self._feeds.closed:
                 if feed.news is not None and feed.news != seen:
                     seen = feed.news
                     yield seen
@@ -67,6 +71,8 @@ class JobEvents:
 
 
 class _JobFeed(Feed):
+    least_pause = 0.25
+
     def __init__(self, owned: Jobs, containers: ContainerStore, job_id: str) -> None:
         super().__init__()
         self._owned = owned

@@ -7,10 +7,12 @@ for a change. So neither the store's load nor memory grows with their number, bu
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -23,12 +25,21 @@ _PAUSE_WHEN_AWAY = 2.0
 """Seconds until the next try while something that is read does not answer."""
 
 
+LONGEST = 3600.0
+"""Seconds after which a reader must ask again, so that it is looked at again whether it may read."""
+
+
 class Feed(ABC):
     """Something that changes, and those who wait for it."""
+
+    least_pause = 0.0
+    """Seconds between two refreshes at least, so that news that comes in bursts is read together."""
 
     def __init__(self) -> None:
         self.over = False
         """Whether nothing will change any more."""
+        self.failed = False
+        """Whether it is over since it could not go on: what it is of may well go on."""
         self._changed = asyncio.Event()
         self._woken = asyncio.Event()
 
@@ -68,10 +79,12 @@ class Feed(ABC):
                     pause = _PAUSE_WHEN_AWAY
                 if pause is None:
                     return
+                await asyncio.sleep(self.least_pause)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._woken.wait()
         except Exception:
+            self.failed = True
             _log.exception("feed_failed")
         finally:
             self.over = True
@@ -81,56 +94,75 @@ class Feed(ABC):
 F = TypeVar("F", bound=Feed)
 
 
-class Feeds:
-    """All feeds of this process, and a bound on their readers."""
+@dataclass
+class _Open:
+    """A feed with its task and its readers, by user."""
 
-    def __init__(self, most_readers: int) -> None:
-        """most_readers: in all; one user may have half of them."""
+    feed: Feed
+    task: asyncio.Task[None]
+    readers: Counter[str]
+
+
+class Feeds:
+    """All feeds of this process, and bounds on their number and on that of their readers."""
+
+    def __init__(self, most_readers: int, most_feeds: int) -> None:
+        """most_readers: in all; one user may have half of them. most_feeds: different things that are read, in all; one
+        user may read a quarter of as many."""
         self._most = most_readers
+        self._most_feeds = most_feeds
         self._readers: Counter[str] = Counter()
-        self._feeds: dict[Hashable, tuple[Feed, asyncio.Task[None], set[object]]] = {}
+        self._feeds: dict[Hashable, _Open] = {}
         self.closed = False
         """Whether the service stops: readers must leave."""
 
-    def check_room(self, user: str) -> None:
-        """Raises: ResourceUnavailableError where there are too many readers, or too many of this user."""
+    def _check_room(self, user: str, key: Hashable) -> None:
         mine, all_ = self._readers[user], self._readers.total()
         if all_ >= self._most or mine >= max(1, self._most // 2):
             raise ResourceUnavailableError(
                 f"Too many logs and jobs are being followed: {mine} by you and {all_} in all, of {self._most}; half of "
                 "them may be yours. Close some, or try again later"
             )
+        own = sum(user in open_.readers for open_ in self._feeds.values())
+        known = self._feeds.get(key)
+        more = known is None or user not in known.readers
+        if (known is None and len(self._feeds) >= self._most_feeds) or (more and own >= max(1, self._most_feeds // 4)):
+            raise ResourceUnavailableError(
+                f"Too many different logs and jobs are being followed: {own} by you and {len(self._feeds)} in all, of "
+                f"{self._most_feeds}; a quarter of them may be yours. Close some, or try again later"
+            )
 
     @contextmanager
     def reading(self, user: str, key: Hashable, make: Callable[[], F]) -> Iterator[F]:
         """Read a feed, made where there is none of that key. Raises: ResourceUnavailableError."""
-        self.check_room(user)
-        place = object()
+        self._check_room(user, key)
         if key not in self._feeds:
             feed = make()
-            self._feeds[key] = feed, asyncio.create_task(feed.run()), set()
-        found, task, places = self._feeds[key]
-        places.add(place)
-        self._readers[user] += 1
+            # It serves others than who came first, so it must not log in the name of that request.
+            task = asyncio.create_task(feed.run(), context=contextvars.Context())
+            self._feeds[key] = _Open(feed, task, Counter())
+        open_ = self._feeds[key]
+        for counter in (open_.readers, self._readers):
+            counter[user] += 1
         try:
-            yield found  # type: ignore[misc]  # one key is always of one kind
+            yield open_.feed  # type: ignore[misc]  # one key is always of one kind
         finally:
-            self._readers[user] -= 1
-            if not self._readers[user]:
-                del self._readers[user]
-            places.remove(place)
-            if not places:
-                task.cancel()
-                if self._feeds.get(key, (None,))[0] is found:
+            for counter in (open_.readers, self._readers):
+                counter[user] -= 1
+                if not counter[user]:
+                    del counter[user]
+            if not open_.readers:
+                open_.task.cancel()
+                if self._feeds.get(key) is open_:
                     del self._feeds[key]
 
     def wake(self, key: Hashable) -> None:
         """There is news of that key. Nothing happens where nobody reads it."""
         if key in self._feeds:
-            self._feeds[key][0].wake()
+            self._feeds[key].feed.wake()
 
     def close(self) -> None:
         """Send all readers away."""
         self.closed = True
-        for feed, _, _ in self._feeds.values():
-            feed.publish()
+        for open_ in self._feeds.values():
+            open_.feed.publish()

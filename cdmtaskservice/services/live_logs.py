@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from cdmtaskservice.domain.clock import Clock
 from cdmtaskservice.domain.errors import NoLogsError, UnsupportedOperationError
 from cdmtaskservice.domain.records import ContainerRecord, JobRecord
 from cdmtaskservice.domain.worker_calls import LogPiece
-from cdmtaskservice.services.feeds import Feed, Feeds
+from cdmtaskservice.services.feeds import LONGEST, Feed, Feeds
 from cdmtaskservice.services.jobs import Jobs, LogStream
 from cdmtaskservice.store.containers import ContainerStore
 from cdmtaskservice.store.live_logs import LiveLogStore, LogKey, Piece
@@ -36,7 +37,16 @@ _ASKED_EVERY = datetime.timedelta(seconds=1)
 """How old what this process knows of followed logs may be."""
 
 _PAUSE = 0.5
+_LONGEST_PAUSE = 2.0
+"""Seconds between two looks for new pieces: while they come, and when none has come for a while."""
+
+_LONGEST_SILENCE = 300.0
+"""Seconds without a byte after which a reader must ask again."""
+
 _PATIENCE = 15.0
+
+_MERGED = 1 << 16
+"""Bytes up to which small pieces are put together in memory, so that a log of many lines is few of them."""
 
 
 class BrokenOffError(Exception):
@@ -95,20 +105,29 @@ class LiveLogs:
                 f"Logs at the site {job.site} can be read only once the container is over: ask again then, or without "
                 "follow"
             )
-        self._feeds.check_room(viewer.user)
         key = LogKey(job_id, number, stream)
         kept = await self._store.span(key, container.attempt)
         offset = max(seek, kept[0]) if kept else seek
-        return FollowedLog(container.attempt, offset, self._live(viewer.user, key, container.attempt, offset))
+        chunks = self._live(viewer.user, key, container.attempt, offset)
+        await anext(chunks)  # takes its place among the readers, or is refused before anything is answered
+        return FollowedLog(container.attempt, offset, chunks)
 
-    async def _live(self, user: str, key: LogKey, attempt: int, position: int) -> AsyncIterator[bytes]:
+    async def _live(self, user: str, key: LogKey, attempt: int, position: int) -> AsyncGenerator[bytes, None]:
+        """An empty chunk first, and then the log."""
+
         def make() -> _LogFeed:
             return _LogFeed(self._owned, self._containers, self._store, self._clock, key, attempt)
 
         with self._feeds.reading(user, ("log", key, attempt), make) as feed:
+            yield b""
+            begun = written = time.monotonic()
             while True:
-                if self._feeds.closed:
-                    raise BrokenOffError("the service stops")
+                now = time.monotonic()
+                if self._feeds.closed or feed.failed:
+                    raise BrokenOffError("the service stops" if self._feeds.closed else "the log cannot be read now")
+                if now - begun > LONGEST or now - written > _LONGEST_SILENCE:
+                    # A reader that has gone without a word is found out by having to come again.
+                    raise BrokenOffError("it is time to ask again")
                 pieces = feed.after(position)
                 if not pieces and position < feed.end:
                     pieces = await self._store.read(key, attempt, position)
@@ -116,7 +135,7 @@ class LiveLogs:
                     if piece.offset != position:
                         raise BrokenOffError(f"bytes {position} to {piece.offset} of the log are not kept any more")
                     yield piece.data
-                    position = piece.end
+                    position, written = piece.end, time.monotonic()
                 if pieces:
                     continue
                 if feed.over:
@@ -140,10 +159,15 @@ class LiveLogs:
             span = await self._store.span(key, attempt)
             wanted[stream] = span[1] if span else 0
             for piece in pieces:
-                if piece.stream == stream and piece.offset >= wanted[stream]:
-                    await self._store.add(key, attempt, Piece(piece.offset, piece.data))
+                if piece.stream != stream or piece.offset < wanted[stream]:
+                    continue
+                if await self._store.add(key, attempt, Piece(piece.offset, piece.data)):
                     self._feeds.wake(("log", key, attempt))
                     wanted[stream] = piece.offset + len(piece.data)
+                    continue
+                # The heartbeat before this one was slow, and has overtaken it: what is kept now counts.
+                span = await self._store.span(key, attempt)
+                wanted[stream] = span[1] if span else 0
         return wanted or None
 
     async def _streams(self, job_id: str, number: int) -> Sequence[str]:
@@ -178,6 +202,7 @@ class _LogFeed(Feed):
         self._key = key
         self._attempt = attempt
         self._said: datetime.datetime | None = None
+        self._pause = _PAUSE
         self._pieces: deque[Piece] = deque()
         self.end = 0
         """The offset of what will come next."""
@@ -188,9 +213,13 @@ class _LogFeed(Feed):
         """What is in memory from `position` on; nothing where that is further back, or all there is."""
         if not self._pieces or not self._pieces[0].offset <= position < self.end:
             return ()
-        found = [p for p in self._pieces if p.end > position]
-        first = found[0]
-        return [Piece(position, first.data[position - first.offset :]), *found[1:]]
+        found: list[Piece] = []
+        for piece in reversed(self._pieces):  # mostly, it is the last one alone
+            if piece.end <= position:
+                break
+            found.append(piece)
+        first = found.pop()
+        return [Piece(position, first.data[position - first.offset :]), *reversed(found)]
 
     async def refresh(self) -> float | None:
         """Say that the log is followed, and read what has come."""
@@ -208,11 +237,17 @@ class _LogFeed(Feed):
         over = self._is_over(job, container)
         if news:
             self.publish()
-        return None if over else 0.0 if news else _PAUSE
+            self._pause = _PAUSE
+            return 0.0  # there may be more, also of an attempt that is over
+        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+        return None if over else pause
 
     def _keep(self, piece: Piece) -> None:
         if self._pieces and piece.offset != self._pieces[-1].end:
             self._pieces.clear()  # what lies between is not kept any more
+        if self._pieces and len(self._pieces[-1].data) + len(piece.data) <= _MERGED:
+            last = self._pieces.pop()
+            piece = Piece(last.offset, last.data + piece.data)
         self._pieces.append(piece)
         self.end = piece.end
         while len(self._pieces) > 1 and self.end - self._pieces[0].end >= _IN_MEMORY:

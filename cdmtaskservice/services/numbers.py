@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cdmtaskservice.domain.clock import Clock
+from cdmtaskservice.domain.errors import DependencyUnavailableError
 from cdmtaskservice.meter import Meter
 from cdmtaskservice.store.jobs import JobStore
 from cdmtaskservice.store.looks import Lag
@@ -46,8 +47,8 @@ class Gauges:
 class Metrics(Meter, Protocol):
     """Whoever keeps the numbers, and shows them."""
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered. route: a template, never a path."""
+    def answered(self, method: str, route: str, status: int, seconds: float | None) -> None:
+        """A request was answered. route: a template, never a path. seconds: None where its reader decided how long."""
         ...
 
     def page(self, gauges: Gauges | None, sites: Mapping[str, bool]) -> bytes:
@@ -58,6 +59,13 @@ class Metrics(Meter, Protocol):
         ...
 
 
+PATIENCE = 3.0
+"""Seconds for the store to tell its numbers: who collects them waits for ten, and wants those of the process anyway."""
+
+_GOOD_FOR = datetime.timedelta(seconds=5)
+"""How old numbers may be: anybody may ask for them, and they cost more than one question."""
+
+
 class Numbers:
     """Asks the store."""
 
@@ -65,9 +73,20 @@ class Numbers:
         self._jobs = jobs
         self._stagings = stagings
         self._clock = clock
+        self._known: tuple[datetime.datetime, Gauges] | None = None
+        self._turn = asyncio.Lock()
 
     async def gauges(self) -> Gauges:
-        """All of them. Raises: DependencyUnavailableError."""
+        """All of them, as they were a few seconds ago. Raises: DependencyUnavailableError."""
+        try:
+            async with asyncio.timeout(PATIENCE), self._turn:
+                if self._known is None or self._clock() - self._known[0] >= _GOOD_FOR:
+                    self._known = self._clock(), await self._ask()
+                return self._known[1]
+        except TimeoutError:
+            raise DependencyUnavailableError(f"The database does not tell its numbers within {PATIENCE:g} s") from None
+
+    async def _ask(self) -> Gauges:
         now = self._clock()
         counts, active, owed, job_lag, staging_lag, stagings = await asyncio.gather(
             self._jobs.counts(),

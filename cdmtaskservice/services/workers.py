@@ -133,8 +133,15 @@ class Workers:
             return {"stop": True, "reason": f"the job is {job.state.value}"}
         if not current:
             return {"stop": True, "reason": "this attempt is over"}
-        wanted = await self._live_logs.take(job_id, number, claim.attempt, beat.logs)
-        return {"stop": False, "reason": None, "logs": wanted}
+        return {"stop": False, "reason": None, "logs": await self._wanted_logs(claim, beat)}
+
+    async def _wanted_logs(self, claim: ContainerClaim, beat: Heartbeat) -> Mapping[str, int] | None:
+        """Readers must not harm the job that they read: without their logs the heartbeat still counts."""
+        try:
+            return await self._live_logs.take(claim.job_id, claim.container_number, claim.attempt, beat.logs)
+        except Exception:
+            _log.exception("live_logs_failed", job=claim.job_id, container=claim.container_number)
+            return None
 
     async def inputs(
         self, caller: Principal | ContainerClaim, job_id: str, number: int, request: InputsRequest

@@ -53,7 +53,10 @@ class ServiceSettings(Section):
     max_cpu_hours: float = Field(default=1000.0, gt=0, allow_inf_nan=False)
     """The most CPU hours that a job may ask for: CPUs x containers x runtime."""
     max_streams: int = Field(default=2000, ge=2, le=100_000)
-    """How many logs and jobs may be followed at once in one process; one user may have half of them."""
+    """How many readers may follow logs and jobs at once in one process; one user may have half of them."""
+    max_followed: int = Field(default=200, ge=4, le=10_000)
+    """How many different logs and jobs may be followed at once in one process; one user may follow a quarter of as
+    many."""
     cors_origins: Annotated[tuple[Origin, ...], comma_separated] = ()
     """Web origins whose pages may call the service from a browser, such as https://app.example.org; * alone for all. A
     list, or one string with commas. Blank: none."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pymongo.errors import DuplicateKeyError
 
+from cdmtaskservice.domain.worker_calls import MAX_PIECE
 from cdmtaskservice.store.codec import to_millis
 from cdmtaskservice.store.database import Database, store_call
 
@@ -19,6 +20,8 @@ WINDOW = 8 << 20
 """Bytes of one log that are kept while it is followed."""
 
 _READ = 1 << 20
+_BATCH = 8
+"""Pieces that come from the database at once; they may be a quarter of a megabyte each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,9 @@ class LiveLogStore:
         return [LogKey.of(d["_id"]) for d in found]
 
     @store_call
-    async def add(self, key: LogKey, attempt: int, piece: Piece) -> None:
-        """Keep a piece. Once more is no error; what is then more than the window is dropped at its beginning."""
+    async def add(self, key: LogKey, attempt: int, piece: Piece) -> bool:
+        """Keep a piece; what is then more than the window is dropped at its beginning. False where there is one from
+        that offset on already, longer or shorter, which stays."""
         log = {"log": str(key), "attempt": attempt}
         try:
             await self._pieces.insert_one(
@@ -90,8 +94,9 @@ class LiveLogStore:
                 }
             )
         except DuplicateKeyError:
-            return
+            return False
         await self._pieces.delete_many({**log, "offset": {"$lt": piece.end - WINDOW}})
+        return True
 
     @store_call
     async def span(self, key: LogKey, attempt: int) -> tuple[int, int] | None:
@@ -109,10 +114,12 @@ class LiveLogStore:
     async def read(self, key: LogKey, attempt: int, position: int) -> Sequence[Piece]:
         """What is kept from `position` on, about a megabyte at most. It may begin later, where the beginning is not
         kept any more, and is whole from there on."""
-        query = {"log": str(key), "attempt": attempt, "end": {"$gt": position}}
+        # No piece is longer, so what begins before that cannot reach the position; the index knows offsets only.
+        far = position - MAX_PIECE
+        query = {"log": str(key), "attempt": attempt, "offset": {"$gt": far}, "end": {"$gt": position}}
         pieces: list[Piece] = []
         size = 0
-        async for d in self._pieces.find(query).sort([("offset", 1)]):
+        async for d in self._pieces.find(query).sort([("offset", 1)]).batch_size(_BATCH):
             piece = Piece(max(position, d["offset"]), bytes(d["data"][max(0, position - d["offset"]) :]))
             if pieces and piece.offset != pieces[-1].end:
                 break

@@ -230,7 +230,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             lambda job_id: hints.look(job_id, full=True),
             presign_expiry,
         )
-        feeds = Feeds(settings.service.max_streams)
+        feeds = Feeds(settings.service.max_streams, settings.service.max_followed)
         live_log_store = LiveLogStore(database)
         live_logs = LiveLogs(owned, containers, live_log_store, feeds, sites.with_executors.keys(), utc_now)
         events = JobEvents(owned, containers, feeds)

@@ -20,7 +20,7 @@ from cdmtaskservice.domain.errors import (
 )
 from cdmtaskservice.domain.records import Transition
 from cdmtaskservice.domain.states import JobState
-from cdmtaskservice.domain.worker_calls import Heartbeat
+from cdmtaskservice.domain.worker_calls import MAX_PIECE, Heartbeat
 from cdmtaskservice.services.events import JobEvents
 from cdmtaskservice.services.live_logs import BrokenOffError, FollowedLog, LiveLogs
 from cdmtaskservice.store.live_logs import WINDOW, LiveLogStore, LogKey, Piece
@@ -54,6 +54,14 @@ async def test_pieces_are_read_from_any_position(database):
     for position in range(10):
         assert b"".join(p.data for p in await store.read(KEY, 1, position)) == b"\0\xff2345678"[position:]
     assert await store.read(KEY, 1, 3) == [Piece(3, b"3"), Piece(4, b"4567"), Piece(8, b"8")]
+
+
+async def test_the_longest_piece_is_read_from_its_last_byte(database):
+    store = LiveLogStore(database)
+    await store.add(KEY, 1, Piece(0, b"a" * (MAX_PIECE - 1) + b"b"))
+    await store.add(KEY, 1, Piece(MAX_PIECE, b"c"))
+    assert await store.read(KEY, 1, MAX_PIECE - 1) == [Piece(MAX_PIECE - 1, b"b"), Piece(MAX_PIECE, b"c")]
+    assert await store.add(KEY, 1, Piece(MAX_PIECE, b"cd")) is False
 
 
 async def test_what_is_read_at_once_is_whole_and_bounded(database):
@@ -198,7 +206,7 @@ async def test_only_what_is_followed_and_new_is_kept(room):
 async def test_readers_of_another_process_get_the_same(room):
     """One process is told by the executor, the other one has the reader; they share the store alone."""
     other = LiveLogs(
-        room.owned, room.containers, LiveLogStore(room.database), type(room.feeds)(4), ["here"], room.clock
+        room.owned, room.containers, LiveLogStore(room.database), type(room.feeds)(4, 4), ["here"], room.clock
     )
     reader = Reader(await other.follow(ANN, "j", 0, "stdout"))
     _, claim = await room.claim()
@@ -223,10 +231,90 @@ async def test_a_reader_far_behind_and_what_is_not_kept_any_more(room):
     await behind.has(reader.read[-WINDOW:])
     # Whoever has been promised bytes that are gone is not given others in their place.
     with pytest.raises(BrokenOffError, match="not kept"):
-        async for _ in room.live_logs._live("ann", LogKey("j", 0, "stdout"), 1, 0):
+        async for _ in room.live_logs._live("ben", LogKey("j", 0, "stdout"), 1, 0):
             pass
     for r in (reader, behind):
         r.task.cancel()
+
+
+async def test_all_that_is_kept_of_a_lost_attempt_is_given(room):
+    """It is in no other place: S3 gets the log of the last attempt."""
+    reader = await follow(room)
+    _, claim = await room.claim()
+    await asked_for(room, claim)
+    store, size = LiveLogStore(room.database), 1 << 18
+    assert await room.containers.next_attempt("j", 0, 1, room.clock(), "lost")
+    for n in range(12):  # more than is read at once
+        await store.add(LogKey("j", 0, "stdout"), 1, Piece(n * size, bytes([n]) * size))
+    async with asyncio.timeout(20):
+        await reader.task
+    assert reader.read == b"".join(bytes([n]) * size for n in range(12))
+
+
+async def test_heartbeats_that_overtake_one_another_leave_no_gap(room):
+    reader = await follow(room)
+    _, claim = await room.claim()
+    await asked_for(room, claim)
+    store = LiveLogStore(room.database)
+    add, late = store.add, []
+
+    async def slow(key: LogKey, attempt: int, piece: Piece) -> bool:
+        # While this piece is on its way, a shorter one from the same offset on is stored, of a heartbeat before it.
+        if not late:
+            late.append(piece)
+            await add(key, attempt, Piece(0, b"one\n"))
+        return await add(key, attempt, piece)
+
+    room.live_logs._store.add = slow
+    assert await beat(room, claim, stdout=(0, b"one\ntwo\n")) == {"stdout": 4}
+    assert await beat(room, claim, stdout=(4, b"two\n")) == {"stdout": 8}
+    await reader.has(b"one\ntwo\n")
+    reader.task.cancel()
+
+
+async def test_readers_do_no_harm_to_the_job_that_they_read(room):
+    _, claim = await room.claim()
+
+    async def fails(*_: object) -> None:
+        raise OSError("disk quota exceeded")
+
+    room.live_logs._store.wanted = fails
+    assert await beat(room, claim) is None
+    assert (await room.containers.get("j", 0)).progress.phase == "running"
+
+
+async def test_a_log_that_cannot_be_read_breaks_off_and_does_not_end(room):
+    async def fails(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    room.live_logs._store.read = fails
+    reader = await follow(room)
+    with pytest.raises(BrokenOffError, match="cannot be read"):
+        await reader.task
+
+
+@pytest.mark.parametrize("bound", ["LONGEST", "_LONGEST_SILENCE"])
+async def test_readers_must_come_again_from_time_to_time(room, monkeypatch, bound):
+    monkeypatch.setattr(f"cdmtaskservice.services.live_logs.{bound}", 0.0)
+    reader = await follow(room)
+    with pytest.raises(BrokenOffError, match="ask again"):
+        await reader.task
+
+
+async def test_many_short_lines_are_few_pieces_in_memory(room):
+    reader = await follow(room)
+    _, claim = await room.claim()
+    await asked_for(room, claim)
+    text = b""
+    for n in range(30):
+        line = b"line %d\n" % n
+        await beat(room, claim, stdout=(len(text), line))
+        text += line
+        await reader.has(text)
+    [feed] = [open_.feed for open_ in room.feeds._feeds.values()]
+    assert len(feed._pieces) == 1
+    assert b"".join(p.data for p in feed.after(5)) == text[5:]
+    reader.task.cancel()
 
 
 async def test_another_attempt_is_another_log(room):
@@ -272,7 +360,6 @@ async def test_who_may_follow_what(room):
 
 async def test_readers_are_bounded_and_sent_away_at_the_end(room):
     readers = [await follow(room) for _ in range(3)]
-    await asyncio.sleep(0)
     with pytest.raises(ResourceUnavailableError):
         await follow(room)
     room.feeds.close()

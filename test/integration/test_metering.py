@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import uuid
 from pathlib import Path
@@ -288,14 +289,31 @@ async def test_what_the_store_says(house: JobHouse) -> None:
     await stagings.insert(
         StagingRecord("r", "here", RefdataState.CREATED, (StagingTransition(RefdataState.CREATED, START),))
     )
-    house.clock.advance(5)
+    house.clock.advance(4)
+    assert await numbers.gauges() is not empty
+    house.clock.advance(1)
+    assert (await numbers.gauges()).owed_seconds == 14.0, "numbers are good for some seconds"
+    house.clock.advance(4)
     found = await numbers.gauges()
     assert found.jobs == {("here", "created"): 1, ("here", "download_submitted"): 1, ("here", "canceled"): 1}
     assert found.waiting == {("here", "created"): 1, ("here", "download_submitted"): 0}
-    assert found.oldest == {("here", "created"): 15.0, ("here", "download_submitted"): 5.0}
+    assert found.oldest == {("here", "created"): 19.0, ("here", "download_submitted"): 9.0}
     # j0 owes three and j1 two, the first of which was made at the start.
-    assert (found.owed, found.messages, found.owed_seconds) == (2, 5, 15.0)
+    assert (found.owed, found.messages, found.owed_seconds) == (2, 5, 19.0)
     # Nobody has looked at any of them.
-    assert found.lag["job"] == LookLag(3, 15.0)
+    assert found.lag["job"] == LookLag(3, 19.0)
     assert found.lag["staging"].due == 1
     assert found.stagings == {("here", "created"): 1}
+
+
+async def test_a_store_that_is_silent_does_not_hold_up_the_numbers(house: JobHouse, monkeypatch) -> None:
+    monkeypatch.setattr("cdmtaskservice.services.numbers.PATIENCE", 0.01)
+
+    async def silent() -> None:
+        await asyncio.Event().wait()
+
+    house.jobs.counts = silent
+    numbers = Numbers(house.jobs, StagingStore(house.database), house.clock)
+    for _ in range(2):
+        with pytest.raises(DependencyUnavailableError, match="does not tell its numbers"):
+            await numbers.gauges()

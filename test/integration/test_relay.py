@@ -248,6 +248,33 @@ def test_a_message_is_what_the_contract_says():
     assert datetime.datetime.fromisoformat(time_) == START.replace(microsecond=5000)
 
 
+async def test_a_publication_that_is_cut_off_sends_nothing_afterwards():
+    """Else its message could come after those of whoever goes on with the job."""
+    happened = []
+
+    class Producer:
+        async def send_and_wait(self, *_: object, **__: object) -> None:
+            happened.append("sending")
+            await asyncio.Event().wait()
+
+        async def stop(self) -> None:
+            await asyncio.sleep(0)
+            happened.append("stopped")
+
+    publisher = KafkaPublisher(KafkaConfig("127.0.0.1:1", "t", timeout=60.0))
+    publisher._producer = Producer()
+    task = asyncio.create_task(publisher.publish("j", Transition(S.CREATED, START, "t-1")))
+    while not happened:
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert happened == ["sending", "stopped"]
+    assert publisher._producer is None
+
+
 async def test_a_topic_that_is_missing_is_made(stack):
     publisher = KafkaPublisher(KafkaConfig(stack.kafka_bootstrap, f"relay-{uuid.uuid4().hex}", timeout=5.0))
     try:

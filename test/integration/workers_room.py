@@ -47,7 +47,7 @@ class Room(JobHouse):
         self.owned = Jobs(
             self.jobs, self.containers, self.files, s3, self.clock, counting_ids("t"), lambda job_id: None, 600
         )
-        self.feeds = Feeds(6)
+        self.feeds = Feeds(6, 16)
         self.live_logs = LiveLogs(self.owned, self.containers, LiveLogStore(database), self.feeds, ["here"], self.clock)
         self.workers = Workers(
             self.jobs,

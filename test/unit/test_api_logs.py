@@ -70,6 +70,10 @@ async def test_what_a_service_logs_of_an_executor_has_its_container(services: Fa
         ("/callback/job/job1", {"job": "job1"}),
         ("/jobs", {}),
         ("/images/localhost/a/b", {}),
+        ("/ui/jobs/j1/containers/3", {"job": "j1", "container": 3}),
+        ("/callback/refdata_download/r1/kbase", {}),
+        ("/admin/refdata/bucket/jobs/human.fa", {}),
+        ("/images/reg.org/jobs/tool:1", {}),
         (f"/jobs/{'j' * 5000}", {"job": "j" * 64}),
     ],
 )

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
-from cdmtaskservice.domain.errors import NoSuchJobError, ResourceUnavailableError, UnsupportedOperationError
+from cdmtaskservice.domain.errors import (
+    DependencyUnavailableError,
+    NoSuchJobError,
+    ResourceUnavailableError,
+    UnsupportedOperationError,
+)
 from cdmtaskservice.services.live_logs import BrokenOffError
 from test.unit.api_fakes import Client, FakeServices
 from test.unit.api_records import CALLERS
@@ -56,20 +62,29 @@ async def test_refusals_come_before_the_stream(services: FakeServices, client: C
     assert (response.status_code, response.json()["error"]["appcode"]) == (404, 40040)
 
 
-async def test_a_stream_that_breaks_off_does_not_look_whole(services: FakeServices) -> None:
+@pytest.mark.parametrize("version", ["2.3", "2.4"])  # of ASGI: streams are sent in other ways
+@pytest.mark.parametrize("why", [BrokenOffError("the service stops"), DependencyUnavailableError("S3 is away")])
+async def test_a_stream_that_breaks_off_does_not_look_whole(
+    version: str, why: Exception, services: FakeServices
+) -> None:
     """The last message of a whole answer says that it is the last; without it, servers close the connection."""
-    services.live_logs.chunks = [b"live\n", BrokenOffError("the service stops")]
+    services.live_logs.chunks = [b"live\n", why]
     sent = []
 
+    bodies = [{"type": "http.request", "body": b"", "more_body": False}]
+
     async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        if bodies:
+            return bodies.pop()
+        await asyncio.Event().wait()  # the client stays
+        raise AssertionError
 
     async def send(message: dict[str, object]) -> None:
         sent.append(message)
 
     scope = {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "asgi": {"version": "3.0", "spec_version": version},
         "http_version": "1.1",
         "method": "GET",
         "scheme": "http",
@@ -81,6 +96,17 @@ async def test_a_stream_that_breaks_off_does_not_look_whole(services: FakeServic
     assert [m["type"] for m in sent] == ["http.response.start", "http.response.body"]
     assert sent[1]["body"] == b"live\n"
     assert sent[1]["more_body"] is True
+
+
+async def test_how_long_a_reader_stays_is_no_latency(services: FakeServices, client: Client) -> None:
+    for path in ("/jobs/job1/events", "/jobs/job1/log/1/stdout?follow=true", "/jobs/job1/log/1/stderr"):
+        assert (await client.get(path, "ann")).status_code == 200
+    await client.get("/jobs/job1/status", "ann")
+    page = (await client.get("/metrics")).text
+    timed = {line for line in page.splitlines() if line.startswith("cts_http_request_duration_seconds_count")}
+    assert any("/status" in line for line in timed)
+    assert not any("/events" in line or "/log/" in line for line in timed)
+    assert 'route="/jobs/{job_id}/events",status="2xx"} 1.0' in page
 
 
 def events(text: str) -> list[tuple[str, str | None, object]]:

@@ -14,7 +14,7 @@ from cdmtaskservice.executor.failures import BadToken, EndedByEngine, GaveUp, No
 from cdmtaskservice.executor.jsonlog import Log, redacted
 from cdmtaskservice.executor.live_logs import MOST_BEHIND, PIECE, LiveLogs
 from cdmtaskservice.executor.protocol import Beat, Rejected, Service, _judged, _NoAnswer
-from cdmtaskservice.executor.reporting import Heartbeat, Progress, Reporter
+from cdmtaskservice.executor.reporting import Heartbeat, Progress, Reporter, pause_after
 from cdmtaskservice.executor.retry import LONGEST_WAIT, Retry
 from cdmtaskservice.executor.stopping import Stop
 
@@ -239,6 +239,18 @@ def test_heartbeats_carry_logs_while_they_are_followed(tmp_path: Path) -> None:
         stop.sleep(0.001)
     heartbeat.close()
     assert service.pieces[:4] == [None, [piece("stdout", 0, b"one\n")], None, None]
+
+
+def test_heartbeats_come_more_often_at_first() -> None:
+    ages = [0.0]
+    while ages[-1] < 120:
+        ages.append(ages[-1] + pause_after(ages[-1], 15.0, 1.0))
+    assert ages[1] == 2.0
+    assert len([age for age in ages if age <= 60]) == 9
+    assert ages[-1] - ages[-2] == 15.0
+    assert pause_after(0.0, 15.0, 0.6) < 2.0 < pause_after(0.0, 15.0, 1.4)
+    assert pause_after(1e6, 15.0, 1.4) == 15.0
+    assert pause_after(0.0, 0.5, 1.0) == 0.5
 
 
 def test_what_an_answer_to_a_heartbeat_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import ExitStack
 
 import pytest
+import structlog
 
 from cdmtaskservice.domain.errors import DependencyUnavailableError, ResourceUnavailableError
 from cdmtaskservice.services.feeds import Feed, Feeds
@@ -37,7 +38,7 @@ async def looked(feed: Counted, times: int) -> None:
 
 
 async def test_one_feed_serves_all_readers_and_lives_as_long_as_they_do() -> None:
-    feeds = Feeds(10)
+    feeds = Feeds(10, 8)
     made: list[Counted] = []
 
     def make() -> Counted:
@@ -61,7 +62,7 @@ async def test_one_feed_serves_all_readers_and_lives_as_long_as_they_do() -> Non
 
 
 async def test_a_reader_waits_for_a_change_and_no_longer_than_it_wants() -> None:
-    feeds = Feeds(10)
+    feeds = Feeds(10, 8)
     with feeds.reading("ann", "k", Counted) as feed:
         await looked(feed, 1)
         waiting = asyncio.create_task(feed.wait(60))
@@ -73,7 +74,7 @@ async def test_a_reader_waits_for_a_change_and_no_longer_than_it_wants() -> None
 
 async def test_a_feed_goes_on_when_something_was_away_and_ends_with_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cdmtaskservice.services.feeds._PAUSE_WHEN_AWAY", 0.001)
-    feeds = Feeds(10)
+    feeds = Feeds(10, 8)
     with feeds.reading("ann", "k", Counted) as feed:
         feed.raises = [DependencyUnavailableError("the store is away")]
         await looked(feed, 2)
@@ -84,34 +85,88 @@ async def test_a_feed_goes_on_when_something_was_away_and_ends_with_a_fault(monk
         feeds.wake("k")
         assert await waiting is True
         assert feed.over
+        assert feed.failed
 
 
 async def test_a_feed_that_is_over_says_so() -> None:
-    with Feeds(2).reading("ann", "k", Counted) as feed:
+    with Feeds(4, 4).reading("ann", "k", Counted) as feed:
         feed.last = True
         await feed.wait(60)
         await asyncio.sleep(0)
         assert feed.over
 
 
-async def test_there_is_a_bound_and_half_of_it_for_one_user() -> None:
-    feeds = Feeds(4)
+async def test_there_is_a_bound_on_readers_and_half_of_it_for_one_user() -> None:
+    feeds = Feeds(4, 100)
     with ExitStack() as readers:
-        for user, key in (("ann", 1), ("ann", 1), ("ben", 1), ("ben", 2)):
-            feeds.check_room(user)
-            readers.enter_context(feeds.reading(user, key, Counted))
-        with pytest.raises(ResourceUnavailableError, match="0 by you and 4 in all"):
-            feeds.check_room("eve")
-    with ExitStack() as readers:
-        for _ in range(2):
-            readers.enter_context(feeds.reading("ann", 1, Counted))
+
+        def read(user: str) -> None:
+            readers.enter_context(feeds.reading(user, "k", Counted))
+
+        for user in ("ann", "ann"):
+            read(user)
         with pytest.raises(ResourceUnavailableError, match="2 by you and 2 in all, of 4"):
-            readers.enter_context(feeds.reading("ann", 1, Counted))
-    feeds.check_room("ann")
+            read("ann")
+        for user in ("ben", "eve"):
+            read(user)
+        with pytest.raises(ResourceUnavailableError, match="0 by you and 4 in all"):
+            read("dan")
+    with feeds.reading("dan", "k", Counted):
+        pass
+
+
+async def test_there_is_a_bound_on_feeds_and_a_quarter_of_it_for_one_user() -> None:
+    feeds = Feeds(1000, 8)
+    with ExitStack() as readers:
+
+        def read(user: str, key: int) -> None:
+            readers.enter_context(feeds.reading(user, key, Counted))
+
+        for key in (0, 1, 1):
+            read("ann", key)
+        with pytest.raises(ResourceUnavailableError, match="2 by you and 2 in all, of 8"):
+            read("ann", 2)
+        for user, key in (("ben", 2), ("ben", 3), ("eve", 4), ("eve", 5), ("dan", 6), ("dan", 7)):
+            read(user, key)
+        read("joe", 7)
+        with pytest.raises(ResourceUnavailableError, match="1 by you and 8 in all, of 8"):
+            read("joe", 8)
+    with feeds.reading("joe", 8, Counted):
+        pass
+
+
+async def test_a_feed_speaks_in_nobodys_name() -> None:
+    """Its log lines must not have the user and request of whoever came first."""
+    seen: list[object] = []
+
+    class Telling(Counted):
+        async def refresh(self) -> float | None:
+            seen.append(structlog.contextvars.get_contextvars())
+            return await super().refresh()
+
+    with (
+        structlog.contextvars.bound_contextvars(user="ann", request_id="r1"),
+        Feeds(4, 4).reading("ann", "k", Telling) as feed,
+    ):
+        await looked(feed, 1)
+    assert seen == [{}]
+
+
+async def test_news_in_a_burst_is_read_together() -> None:
+    class Calm(Counted):
+        least_pause = 60.0
+
+    feeds = Feeds(4, 4)
+    with feeds.reading("ann", "k", Calm) as feed:
+        await looked(feed, 1)
+        for _ in range(5):
+            feeds.wake("k")
+            await asyncio.sleep(0)
+        assert feed.looks == 1
 
 
 async def test_closing_sends_readers_away() -> None:
-    feeds = Feeds(4)
+    feeds = Feeds(4, 4)
     with feeds.reading("ann", "k", Counted) as feed:
         await looked(feed, 1)
         waiting = asyncio.create_task(feed.wait(60))

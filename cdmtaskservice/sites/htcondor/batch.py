@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Collection, Hashable
 from typing import Generic, TypeVar
 
@@ -25,7 +26,8 @@ class Coalesced(Generic[K, V]):
         """The answer to a question that was put after this call and covers `keys`. Raises what `fetch` raises."""
         self._wanted.update(keys)
         if self._gathering is None:
-            self._gathering = asyncio.create_task(self._answer())
+            # It is asked for several, so it must not log in the name of the one who came first.
+            self._gathering = asyncio.create_task(self._answer(), context=contextvars.Context())
         # One of those who asked may be cancelled; the others still want to know.
         return await asyncio.shield(self._gathering)
 
