@@ -159,5 +159,6 @@ async def test_streams_come_as_they_are_sent(path: str, proxied: tuple[httpx.Asy
 
 async def test_numbers_stay_inside(proxied: tuple[httpx.AsyncClient, Upstream]) -> None:
     client, upstream = proxied
-    assert (await client.get("/metrics")).status_code == 404
+    for path in ("/metrics", "/metrics/", "/metrics//"):
+        assert (await client.get(path)).status_code == 404, path
     assert upstream.paths == []
