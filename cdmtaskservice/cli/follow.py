@@ -61,19 +61,33 @@ def watch(
     end(profile, job_id, timeout, tell_nothing if as_json else _print, bar=to_people, as_json=as_json)
 
 
-def end(profile: Profile, job_id: str, timeout: float | None, tell: Tell, *, bar: bool, as_json: bool) -> None:
+def end(
+    profile: Profile,
+    job_id: str,
+    timeout: float | None,
+    tell: Tell,
+    *,
+    bar: bool,
+    as_json: bool,
+    submitted: bool = False,
+) -> None:
     """Follow a job until it is over, say how it ended, and end the command with the code for that.
 
-    tell: gets each change. bar: whether one is to be drawn.
+    tell: gets each change. bar: whether one is to be drawn. submitted: whether the service has just accepted the job,
+    so that it is waited for from the start, and nobody must believe that there is no job.
     """
     from cdmtaskservice.cli.job_view import ENDS, tell_end
     from cdmtaskservice.client import Client
     from cdmtaskservice.client.errors import CTSError
 
     try:
-        job = run(profile, _followed(profile, job_id, timeout, tell, bar))
+        job = run(profile, _followed(profile, job_id, timeout, tell, bar, submitted))
     except KeyboardInterrupt:
         say(f"{job_id} goes on; `cts watch {job_id}` follows it again, `cts cancel {job_id}` ends it")
+        raise
+    except typer.Exit as exc:
+        if submitted and exc.exit_code != Exit.TIMED_OUT:  # which says as much
+            say(f"Job {job_id} is submitted; follow it with `cts watch {job_id}`")
         raise
     if as_json:
         show_json(job.raw)
@@ -89,12 +103,14 @@ def end(profile: Profile, job_id: str, timeout: float | None, tell: Tell, *, bar
     raise typer.Exit(ENDS.get(job.state, Exit.REFUSED))
 
 
-async def _followed(profile: Profile, job_id: str, patience: float | None, tell: Tell, bar: bool) -> Job:
+async def _followed(
+    profile: Profile, job_id: str, patience: float | None, tell: Tell, bar: bool, answered: bool
+) -> Job:
     from cdmtaskservice.client.errors import WaitTimeout
     from cdmtaskservice.client.progress import new_bar
 
     async with connected_async(profile) as cts:
-        following = _Following(cts, job_id, tell, new_bar(bar, f"Job {job_id[:8]}"))
+        following = _Following(cts, job_id, tell, new_bar(bar, f"Job {job_id[:8]}"), answered)
         limit = asyncio.timeout(patience)
         try:
             async with limit:
@@ -108,21 +124,23 @@ async def _followed(profile: Profile, job_id: str, patience: float | None, tell:
 
 
 class _Following:
-    """One job, followed. state: the last that was told."""
+    """One job, followed. state: the last that was told. answered: whether the service is known to be there."""
 
-    def __init__(self, cts: AsyncClient, job_id: str, tell: Tell, bar: Bar) -> None:
+    def __init__(self, cts: AsyncClient, job_id: str, tell: Tell, bar: Bar, answered: bool) -> None:
         self.state: str | None = None
         self.bar = bar
         self._cts = cts
         self._job_id = job_id
         self._tell = tell
+        self._answered = answered
+        self._away = False
         self._seen = -1
         self._counts: Mapping[str, int] = {}
         self._waiting: str | None = None
 
     async def to_the_end(self) -> Job:
         """The job once it is over."""
-        from cdmtaskservice.client.errors import NotFound, ResourceUnavailable, ServiceUnreachable
+        from cdmtaskservice.client.errors import NotFound, ResourceUnavailable, ServiceUnreachable, TooManyRequests
 
         while True:
             try:
@@ -139,14 +157,25 @@ class _Following:
             except ResourceUnavailable:
                 return await self._cts.wait(self._job_id, progress=False)
             except ServiceUnreachable as exc:
-                if self.state is None:
+                if exc.hopeless or not self._answered:
                     raise
-                self._wait_for(f"the service does not answer, and is waited for: {exc.message}")
-                await asyncio.sleep(PAUSE)
+                await self._outlast(f"the service does not answer, and is waited for: {exc.message}")
+            except TooManyRequests as exc:
+                await self._outlast(f"the service wants fewer requests, and is waited for: {exc.message}")
+
+    async def _outlast(self, why: str) -> None:
+        self._away = True
+        self._wait_for(why)
+        await asyncio.sleep(PAUSE)
 
     def _take(self, event: Event) -> None:
         from cdmtaskservice.client.events import ContainersEvent, StateEvent, WaitingEvent
 
+        self._answered = True
+        if self._away:
+            # A new connection does not say that the last one's trouble is over.
+            self._away = False
+            self._wait_for(None)
         if isinstance(event, StateEvent):
             if 0 <= event.number <= self._seen:
                 return

@@ -83,7 +83,7 @@ def submit(
     """Submit a job. Its ID, and nothing else, is printed on standard output.
 
     With --wait the exit code is 0 where the job is complete, 4 where it ended in error, 5 where it was canceled, and 6
-    where --timeout ran out; it goes on then.
+    where --timeout ran out; it goes on then. While the service is away, the job that it has accepted is waited for.
     """
     if example:
         typer.echo(EXAMPLE, nl=False)
@@ -112,7 +112,7 @@ def submit(
     if not wait:
         say(f"`cts watch {job_id}` follows it")
         return
-    end(profile, job_id, timeout, tell_person, bar=sys.stderr.isatty(), as_json=as_json)
+    end(profile, job_id, timeout, tell_person, bar=sys.stderr.isatty(), as_json=as_json, submitted=True)
 
 
 def _read(file: str, settings: list[str]) -> JobFile:

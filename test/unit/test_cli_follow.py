@@ -113,6 +113,45 @@ def test_a_service_that_never_answered_is_3(service: FakeService, monkeypatch: p
     assert f"the database is away ({service.url}, request 0123)" in done.stderr
 
 
+def test_too_many_requests_are_waited_out(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "PAUSE", 0.0)
+    monkeypatch.setattr("cdmtaskservice.cli.service.RETRIES", 0)
+    service.refuses(f"GET /jobs/{JOB_ID}/events", 429, 0, "slow down")
+    ended = stream(*states("created", "complete"), ("end", {"state": "complete"}))
+    service.says(f"GET /jobs/{JOB_ID}/events", ended, headers=STREAM)
+    service.refuses(f"GET /jobs/{JOB_ID}", 429, 0, "slow down")
+    service.says(f"GET /jobs/{JOB_ID}", job("created", "complete"))
+    done = service.cts("watch", JOB_ID)
+    assert done.exit_code == 0, done.output
+    lines = [line.split("\t")[1:] for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["waiting", "created", "complete", "waiting"]
+    assert "wants fewer requests, and is waited for: slow down" in lines[0][1]
+
+
+class _Untrusted:
+    """A client of a service whose certificate is no longer trusted."""
+
+    async def events(self, job_id: str) -> Any:
+        from cdmtaskservice.client.errors import ServiceUnreachable
+        from cdmtaskservice.client.events import StateEvent
+
+        yield StateEvent.read({"state": "created", "time": "2030-01-01T12:00:00Z", "number": 0, "kind": "state"})
+        raise ServiceUnreachable("its certificate has expired", hopeless=True)
+
+    async def __aenter__(self) -> _Untrusted:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_what_waiting_cannot_mend_is_not_waited_for(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "connected_async", lambda profile: _Untrusted())
+    done = service.cts("watch", JOB_ID, "--timeout", "20")
+    assert done.exit_code == 3
+    assert "its certificate has expired" in done.stderr
+
+
 def test_a_service_without_events_is_asked_again_and_again(service: FakeService) -> None:
     status = {name: job("created", "error")[name] for name in ("id", "user", "state", "transition_times", "admin_meta")}
     service.says(f"GET /jobs/{JOB_ID}/status", status)

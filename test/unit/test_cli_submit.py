@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cdmtaskservice.cli import submit
+from cdmtaskservice.cli import follow, submit
 from cdmtaskservice.cli.job_file import read_job
 from cdmtaskservice.cli.submit import EXAMPLE
 from cdmtaskservice.domain.arguments import PlacedFile, check_renderable, render
@@ -215,6 +215,43 @@ def test_waiting_ends_as_the_job_does(state: str, code: int, service: FakeServic
     done = service.cts("submit", file, "--wait", "--json")
     assert (done.exit_code, json.loads(done.stdout)) == (code, ended)
     assert f"{JOB_ID} is submitted" in done.stderr
+
+
+def test_a_service_that_goes_away_once_it_has_the_job_is_waited_for(
+    service: FakeService, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "PAUSE", 0.0)
+    monkeypatch.setattr("cdmtaskservice.cli.service.RETRIES", 0)
+    service.says("POST /jobs", {"job_id": JOB_ID})
+    for _ in range(3):
+        service.refuses(f"GET /jobs/{JOB_ID}/events", 503, 0, "the database is away")
+    ended = job("created", "complete")
+    told = [("state", step) for step in ended["transition_times"]]
+    service.says(f"GET /jobs/{JOB_ID}/events", events(*told, ("end", {"state": "complete"})), headers=STREAM)
+    service.says(f"GET /jobs/{JOB_ID}", ended)
+    done = service.cts("submit", file, "--wait")
+    assert (done.exit_code, done.stdout) == (0, f"{JOB_ID}\n"), done.output
+    assert done.stderr.count("the service does not answer, and is waited for") == 1
+
+
+def test_it_is_waited_for_no_longer_than_the_timeout(
+    service: FakeService, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdmtaskservice.cli.service.RETRIES", 0)
+    service.says("POST /jobs", {"job_id": JOB_ID})
+    service.refuses(f"GET /jobs/{JOB_ID}/events", 503, 0, "the database is away")
+    done = service.cts("submit", file, "--wait", "--timeout", "0.3")
+    assert (done.exit_code, done.stdout) == (6, f"{JOB_ID}\n"), done.output
+    assert f"its state could not be read; it goes on, and `cts watch {JOB_ID}` follows it" in done.stderr
+    assert "is submitted" not in done.stderr
+
+
+def test_who_gives_up_waiting_says_that_there_is_a_job(service: FakeService, file: str) -> None:
+    service.says("POST /jobs", {"job_id": JOB_ID})
+    service.refuses(f"GET /jobs/{JOB_ID}/events", 401, 10020, "the token has expired")
+    done = service.cts("submit", file, "--wait")
+    assert (done.exit_code, done.stdout) == (1, f"{JOB_ID}\n")
+    assert done.stderr.splitlines()[1:] == [f"Job {JOB_ID} is submitted; follow it with `cts watch {JOB_ID}`"]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,29 @@ def test_times_are_those_of_the_program() -> None:
     assert (completion._PATIENCE, s3._ADDED_AT_ONCE) == (2.0, 3)
     assert "within two seconds" in PAGE
     assert "three at a time" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("printed", "code", "called"),
+    [
+        ("an-id", 0, ["outputs an-id --download results"]),
+        ("an-id", 3, ["watch an-id"]),
+        ("", 3, []),
+        ("an-id", 4, []),
+    ],
+)
+def test_the_script_knows_the_job(printed: str, code: int, called: list[str], tmp_path: Path) -> None:
+    """It is run with a `cts` that submits nothing, and notes what it is called with else."""
+    [script] = [b.text for b in blocks(PAGE) if "case $?" in b.text]
+    cts = 'cts() { if [ "$1" = submit ]; then printf "$PRINTED"; return "$CODE"; fi; echo "$*" >> called; }'
+    (tmp_path / "called").touch()
+    env = {"PATH": os.environ["PATH"], "PRINTED": printed, "CODE": str(code)}
+    done = subprocess.run(
+        ["bash", "-u", "-c", f"{cts}\n{script}"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=20
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "called").read_text().splitlines() == called
+    assert ("submit it again later" in done.stdout) == (not printed)
 
 
 def test_page_is_short_enough_to_be_read() -> None:
