@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,17 +14,28 @@ from cdmtaskservice.cli.s3_account import AsJson, Endpoint, Profile, refusals_en
 from cdmtaskservice.cli.terminal import Exit, fail, needs, say, show_json
 
 if TYPE_CHECKING:
+    import os
+
     from cdmtaskservice.s3.model import S3Object
 
 _AT_ONCE = 4
 """Files that are sent at once."""
+
+_OTHERS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def put(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE…", help="Files to send; of a directory, all that is below it.", show_default=False
+            metavar="FILE…",
+            help="Files to send; of a directory, all that is below it: hidden files, and what links lead to, too.",
+            show_default=False,
         ),
     ],
     target: Annotated[
@@ -36,7 +48,8 @@ def put(
 ) -> None:
     """Send files to S3, each with the CRC64NVME checksum that inputs of jobs must have. Prints their paths.
 
-    What is there already under the same path is replaced. Keys are taken as for `cts s3 checksum`.
+    What is there already under the same path is replaced. If something cannot be sent, such as a file that you may not
+    read or a link that leads nowhere, nothing is. Keys are taken as for `cts s3 checksum`.
     """
     with needs("s3", "cts s3"):
         import structlog
@@ -56,15 +69,14 @@ def _targets(sources: Sequence[Path], target: str) -> list[tuple[Path, str]]:
 
     found: list[tuple[Path, str]] = []
     for source in sources:
-        if source.is_dir():
-            below = sorted(p for p in source.rglob("*") if p.is_file())
+        if stat.S_ISDIR(_looked(source).st_mode):
+            below = _below(source)
             if not below:
                 fail(f"There are no files below {source}")
             found += [(p, f"{target}{p.relative_to(source).as_posix()}") for p in below]
-        elif source.is_file():
-            found.append((source, f"{target}{source.name}" if target.endswith("/") else target))
         else:
-            fail(f"There is no file {source}")
+            _readable(source, _looked(source))
+            found.append((source, f"{target}{source.name}" if target.endswith("/") else target))
     if not target.endswith("/") and (len(sources) > 1 or sources[0].is_dir()):
         fail(f"{target}: write a / at its end, for there are several files to go below it", Exit.USAGE)
     try:
@@ -77,6 +89,49 @@ def _targets(sources: Sequence[Path], target: str) -> list[tuple[Path, str]]:
         if by_path[path] != file:
             fail(f"{file} and {by_path[path]} would both become {path}")
     return found
+
+
+def _below(top: Path) -> list[Path]:
+    """All files below a directory, through links too; where one of them cannot be sent, the command ends."""
+    found: list[Path] = []
+    left: list[tuple[Path, frozenset[tuple[int, int]]]] = [(top, frozenset())]
+    while left:
+        directory, above = left.pop()
+        looked = _looked(directory)
+        this = (looked.st_dev, looked.st_ino)
+        if this in above:
+            fail(f"{directory} is a link to a directory that it lies in itself: remove it, or send the rest by name")
+        try:
+            entries = list(directory.iterdir())
+        except OSError as exc:
+            fail(f"{directory} cannot be read: {exc.strerror or exc}")
+        for entry in entries:
+            looked = _looked(entry)
+            if stat.S_ISDIR(looked.st_mode):
+                left.append((entry, above | {this}))
+            else:
+                _readable(entry, looked)
+                found.append(entry)
+    return sorted(found)
+
+
+def _looked(path: Path) -> os.stat_result:
+    """What is at `path`, or where its link leads."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        fail(f"{path} is a link that leads nowhere" if path.is_symlink() else f"There is no file {path}")
+    except OSError as exc:
+        fail(f"{path} cannot be read: {exc.strerror or exc}")
+
+
+def _readable(file: Path, looked: os.stat_result) -> None:
+    if not stat.S_ISREG(looked.st_mode):
+        fail(f"{file} is {_OTHERS.get(stat.S_IFMT(looked.st_mode), 'no file')}, and only files can be sent")
+    try:
+        file.open("rb").close()
+    except OSError as exc:
+        fail(f"{file} cannot be read: {exc.strerror or exc}")
 
 
 async def _send(

@@ -158,6 +158,20 @@ async def test_files_are_sent_with_checksums(room: Room, tmp_path: Path) -> None
     )
 
 
+async def test_hidden_files_and_what_links_lead_to_are_sent(room: Room, tmp_path: Path) -> None:
+    for name in ("reads/.hidden/.x", "elsewhere/deep/y"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "reads" / "one").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "reads" / "two").symlink_to("../elsewhere/deep")
+    (tmp_path / "reads" / "z").symlink_to("../elsewhere/deep/y")
+    prefix = f"{room.bucket}/linked/"
+    code, out, err = await room.cts_s3("put", str(tmp_path / "reads"), prefix)
+    names = [".hidden/.x", "one/deep/y", "two/y", "z"]
+    assert (code, sorted(out.splitlines())) == (0, [prefix + name for name in names]), err
+    assert await room.get("linked/one/deep/y") == b"elsewhere/deep/y"
+
+
 async def test_what_cannot_be_sent_is_refused_before_anything_is(room: Room, tmp_path: Path) -> None:
     for name in ("one/x", "two/x", "it's"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,13 +1,18 @@
-"""`cts s3 checksum`: with which keys it asks which store. What it does there: test/integration/test_cli_s3.py."""
+"""`cts s3`: with which keys it asks which store, and what it refuses. What it does there: see test/integration."""
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterator
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from typer.testing import Result
 
 from cdmtaskservice.s3.attempts import DEADLINE
 from cdmtaskservice.s3.uploading import send
@@ -51,6 +56,72 @@ def test_the_option_names_the_store(store: FakeService) -> None:
     done = store.cts(*words, AWS_ENDPOINT_URL="http://elsewhere.example", **NOTHING, **keys)
     assert json.loads(done.stdout) == {"files": [{"file": "bucket/a/k", "size": 5, "crc64nvme": CRC}]}
     assert "x-amz-security-token" not in store.asked[0].headers
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s"}
+
+
+def _put(service: FakeService, *sources: Path) -> Result:
+    words = [str(source) for source in sources]
+    return service.cts("s3", "put", *words, "bucket/a/", AWS_ENDPOINT_URL=service.url, **NOTHING, **KEYS)
+
+
+def _loop(place: Path) -> None:
+    (place / "odd").symlink_to(place.parent)
+
+
+def _socket(place: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(place / "odd"))
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda place: (place / "odd").symlink_to("nothing"), "is a link that leads nowhere"),
+        (lambda place: (place / "odd").symlink_to("odd"), "cannot be read"),
+        (_loop, "is a link to a directory that it lies in itself"),
+        (lambda place: os.mkfifo(place / "odd"), "is a FIFO"),
+        (_socket, "is a socket"),
+        (lambda place: (place / "odd").symlink_to("/dev/null"), "is a device"),
+    ],
+    ids=["nowhere", "itself", "loop", "fifo", "socket", "device"],
+)
+def test_what_is_no_file_is_named_and_nothing_is_sent(
+    make: Callable[[Path], None], told: str, service: FakeService, tmp_path: Path
+) -> None:
+    (tmp_path / "reads" / "deep").mkdir(parents=True)
+    (tmp_path / "reads" / "a").write_bytes(b"x")
+    make(tmp_path / "reads" / "deep")
+    done = _put(service, tmp_path / "reads")
+    assert (done.exit_code, done.stdout, service.asked) == (1, "", [])
+    assert f"{tmp_path}/reads/deep/odd" in done.stderr
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize("what", ["directory", "file"])
+def test_what_may_not_be_read_is_named_and_nothing_is_sent(
+    what: str, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read all, so that a no comes from elsewhere."""
+    (tmp_path / "reads" / "deep").mkdir(parents=True)
+    (tmp_path / "reads" / "deep" / "a").write_bytes(b"x")
+    (tmp_path / "reads" / "z").write_bytes(b"x")
+    closed = tmp_path / "reads" / ("deep" if what == "directory" else "z")
+
+    def refusing(real: Any) -> Any:
+        def asked(path: Path, *arguments: Any, **more: Any) -> Any:
+            if path == closed:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return real(path, *arguments, **more)
+
+        return asked
+
+    for name in ("iterdir", "open"):
+        monkeypatch.setattr(Path, name, refusing(getattr(Path, name)))
+    done = _put(service, tmp_path / "reads")
+    assert (done.exit_code, done.stdout, service.asked) == (1, "", [])
+    assert done.stderr == f"{closed} cannot be read: Permission denied\n"
 
 
 async def test_how_slow_a_transfer_may_be_is_the_stores(monkeypatch: pytest.MonkeyPatch) -> None:
