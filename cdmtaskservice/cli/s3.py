@@ -142,6 +142,7 @@ async def _mend(store: Store, look: Looked, *, quiet: bool) -> _File:
 async def _or_error(work: Coroutine[Any, Any, Looked], file: _File) -> Looked | _File:
     """What `work` gives, or `file` with the words of what concerns this file alone."""
     from cdmtaskservice.domain.errors import CTSError, DependencyUnavailableError, S3PathInaccessibleError
+    from cdmtaskservice.s3.mending import TagsHiddenError
     from cdmtaskservice.s3.reading import ReplacedError
 
     try:
@@ -150,6 +151,8 @@ async def _or_error(work: Coroutine[Any, Any, Looked], file: _File) -> Looked | 
         words = "it was replaced meanwhile, and is left as it is; try again"
     except DependencyUnavailableError:
         raise
+    except TagsHiddenError:
+        words = "your keys do not let you read its tags (s3:GetObjectTagging), which would be lost; it is left as it is"
     except S3PathInaccessibleError:
         words = "your keys do not let you read or write it"
     except CTSError as exc:

@@ -19,7 +19,11 @@ from urllib.parse import urlencode
 
 from awscrt import checksums
 
-from cdmtaskservice.domain.errors import ChecksumMismatchError, DependencyUnavailableError
+from cdmtaskservice.domain.errors import (
+    ChecksumMismatchError,
+    DependencyUnavailableError,
+    S3PathInaccessibleError,
+)
 from cdmtaskservice.s3 import multipart, uploading
 from cdmtaskservice.s3.attempts import DEADLINE, RefusedError
 from cdmtaskservice.s3.batches import run_to_the_end
@@ -42,8 +46,17 @@ KEPT = (
 )
 """What an object keeps when it is sent again, as botocore names it. Its tags, too."""
 
+_TAGS_UNKNOWN = frozenset({"MethodNotAllowed", "NotImplemented"})
+"""What stores say that know no tags, and so have none."""
+_NO_TAGS = frozenset({"NoSuchTagSet", "NoSuchTagSetError"})
+"""What some stores say of an object without tags."""
+
 _FULL = re.compile(r"[A-Za-z0-9+/]{11}=")
 _MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+class TagsHiddenError(S3PathInaccessibleError):
+    """Whether the object has tags may not be known, so it cannot be written again without losing any."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,6 @@ class Looked:
     crc64nvme: str | None
     composite: bool = False
     kept: Mapping[str, Any] = field(default_factory=dict)
-    tagged: bool = False
 
 
 async def below(store: Store, prefix: str) -> AsyncIterator[str]:
@@ -94,7 +106,6 @@ async def look(store: Store, path: str) -> Looked:
         found if full else None,
         bool(found) and not full,
         {name: answer[name] for name in KEPT if answer.get(name)},
-        bool(answer.get("TagCount")),
     )
 
 
@@ -102,9 +113,11 @@ async def mend(store: Store, found: Looked) -> Looked:
     """Sends the object again with its CRC64NVME, and returns it as it then is.
 
     Raises ReplacedError where it has become another one since it was looked at; ChecksumMismatchError where what was
-    read or written is not what it should be; OSError where there is no room for the temporary file; what `ask` raises.
+    read or written is not what it should be; TagsHiddenError where the tags may not be read; OSError where there is no
+    room for the temporary file; what `ask` raises.
     Whatever is raised, the object's bytes are what they were, or somebody else's.
     """
+    await _tags(store, found)  # If they may not be read, that is told before much else is.
     with tempfile.TemporaryDirectory(prefix="cts-s3-") as directory:
         file = Path(directory) / "object"
         crc = await _fetched(store, found, file)
@@ -154,10 +167,20 @@ async def _fetched(store: Store, found: Looked, file: Path) -> str:
 
 
 async def _tags(store: Store, found: Looked) -> dict[str, str]:
-    if not found.tagged:
-        return {}
-    answer = await ask(store, "read the tags of", "get_object_tagging", found.path)
-    return {"Tagging": urlencode({tag["Key"]: tag["Value"] for tag in answer["TagSet"]})}
+    """What a write of the object needs to keep its tags.
+
+    The answer to a HEAD does not do: it leaves out how many tags there are where the keys may not read them.
+    """
+    try:
+        answer = await store.call("get_object_tagging", found.path)
+    except RefusedError as e:
+        if e.status in {405, 501} or e.code in _TAGS_UNKNOWN | _NO_TAGS:
+            return {}
+        if e.status == 403:
+            raise TagsHiddenError(f"The tags of S3 path {found.path!r} may not be read, and would be lost") from e
+        raise await refusal(store, e, "read the tags of") from e
+    tags = {tag["Key"]: tag["Value"] for tag in answer.get("TagSet", ())}
+    return {"Tagging": urlencode(tags)} if tags else {}
 
 
 async def _put(store: Store, found: Looked, file: Path, crc: str, kept: Mapping[str, Any]) -> None:

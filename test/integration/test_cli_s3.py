@@ -382,11 +382,55 @@ async def test_a_store_without_conditions(room: Room, store: Store, monkeypatch:
 
 async def test_tags_stay(room: Room, store: Store) -> None:
     path = await room.put("t9/a", b"tagged", Tagging="project=rice&kind=a%20b")
-    found = await look(store, path)
-    assert found.tagged
-    await mend(store, found)
+    await mend(store, await look(store, path))
     tags = (await room.s3.get_object_tagging(Bucket=room.bucket, Key="t9/a"))["TagSet"]
     assert {t["Key"]: t["Value"] for t in tags} == {"project": "rice", "kind": "a b"}
+
+
+async def test_tags_stay_that_a_head_does_not_count(room: Room, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = await room.put("t10/a", b"tagged", Tagging="project=rice")
+    call: Any = store.call
+
+    async def silent(operation: str, *arguments: Any, **more: Any) -> Any:
+        answer = await call(operation, *arguments, **more)
+        return {name: value for name, value in answer.items() if name != "TagCount"}
+
+    monkeypatch.setattr(store, "call", silent)
+    assert (await mend(store, await look(store, path))).crc64nvme == crc64nvme(b"tagged")
+    tags = (await room.s3.get_object_tagging(Bucket=room.bucket, Key="t10/a"))["TagSet"]
+    assert tags == [{"Key": "project", "Value": "rice"}]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "mended"),
+    [
+        (403, "AccessDenied", False),
+        (404, "NoSuchTagSet", True),
+        (405, "MethodNotAllowed", True),
+        (501, "NotImplemented", True),
+        (400, "NotImplemented", True),
+    ],
+)
+async def test_a_store_that_does_not_tell_tags(
+    room: Room, store: Store, status: int, code: str, mended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = f"t11/{status}-{code}"
+    path = await room.put(key, b"x" * 100)
+    call: Any = store.call
+
+    async def without(operation: str, *arguments: Any, **more: Any) -> Any:
+        if operation == "get_object_tagging":
+            raise mending.RefusedError(path, status, code)
+        return await call(operation, *arguments, **more)
+
+    monkeypatch.setattr(store, "call", without)
+    found = await look(store, path)
+    if mended:
+        assert (await mend(store, found)).crc64nvme == crc64nvme(b"x" * 100)
+    else:
+        with pytest.raises(mending.TagsHiddenError):
+            await mend(store, found)
+        assert await look(store, path) == found
 
 
 async def test_more_than_a_page_is_found(store: Store) -> None:

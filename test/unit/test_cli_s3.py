@@ -61,6 +61,16 @@ def test_the_option_names_the_store(store: FakeService) -> None:
 KEYS = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s"}
 
 
+def test_tags_that_may_not_be_read_are_not_lost(service: FakeService) -> None:
+    service.says("HEAD /bucket/a/k", b"", headers={"Content-Length": "5", "ETag": '"e"'})
+    service.says("GET /bucket/a/k", b"<Error><Code>AccessDenied</Code></Error>", 403)
+    done = service.cts("s3", "checksum", "bucket/a/k", "--add", AWS_ENDPOINT_URL=service.url, **NOTHING, **KEYS)
+    assert done.exit_code == 1
+    assert done.stdout.split("\t")[2] == "error"
+    assert "your keys do not let you read its tags (s3:GetObjectTagging)" in done.stdout
+    assert service.requests == ["HEAD /bucket/a/k", "GET /bucket/a/k?tagging"]
+
+
 def _put(service: FakeService, *sources: Path) -> Result:
     words = [str(source) for source in sources]
     return service.cts("s3", "put", *words, "bucket/a/", AWS_ENDPOINT_URL=service.url, **NOTHING, **KEYS)
