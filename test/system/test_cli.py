@@ -208,7 +208,7 @@ async def test_what_is_wrong_with_a_job_is_told_with_its_line(cts: Cts, shared: 
 
 
 async def test_the_log_of_a_slow_container_is_printed_while_it_runs(cts: Cts, shared: Driver):
-    file, _ = await cts.write_job("[tick, 6, 0.5]", {"a": b"x"})
+    file, _ = await cts.write_job("[tick, 40, 0.5]", {"a": b"x"})
     job_id = (await cts.out("submit", file)).strip()
     async with ended(await cts.start("logs", job_id, "-f")) as following:
         assert following.stdout is not None
