@@ -324,7 +324,7 @@ class Container(Reply):
     """One container, as the job's owner sees it."""
 
     container_number: int
-    state: JobState
+    state: JobState = Field(description="`canceled` where the job is canceled and the container came to no end before")
     attempt: int
     time: AwareDatetime = Field(description="Of the last change of its state")
     exit_code: int | Left = None

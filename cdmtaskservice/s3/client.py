@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 from cdmtaskservice.domain.errors import S3BucketInaccessibleError, S3PathInaccessibleError
 from cdmtaskservice.meter import UNMETERED, Meter
@@ -134,12 +135,12 @@ class S3Client:
         """The URL by which anybody can read `path` for `expires` seconds, with no header to send.
 
         internal: at the address by which this client itself reaches the store, rather than the external one.
-        download: have browsers keep it as a file, whatever it is, rather than show it. Takes
+        download: have browsers keep it as a file of the name that it has, whatever it is, rather than show it. Takes
         some 20 µs and does not look whether there is such an object. Raises ValueError for `expires` outside of 1 s to
         7 days, IllegalS3PathError for a path without bucket or key.
         """
         split_path(path)
-        query = (("response-content-disposition", "attachment"),) if download else ()
+        query = _as_a_file(path) if download else ()
         return self._signer.presign("GET", self._address(internal), encode_path(path), query, {}, expires)
 
     async def presign_gets(self, paths: Sequence[str], expires: int, *, internal: bool = False) -> list[str]:
@@ -267,3 +268,15 @@ class S3Client:
 
     async def _begin_and_drop(self, path: str) -> None:
         await multipart.drop(self._store, path, await multipart.begin(self._store, path))
+
+
+def _as_a_file(path: str) -> tuple[tuple[str, str], ...]:
+    """What a store is to answer with, so that browsers keep the object under the last part of its name.
+
+    Without a name, or with a type that they know, some give the file another extension. The name is written as RFC 6266
+    has it: in ASCII for those that read no other, and as RFC 8187 has it.
+    """
+    name = path.rstrip("/").rpartition("/")[2]
+    plain = "".join(c if " " <= c <= "~" and c not in '"\\%' else "_" for c in name)
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+    return ("response-content-disposition", disposition), ("response-content-type", "application/octet-stream")

@@ -10,6 +10,7 @@ from typing import Literal
 from cdmtaskservice.auth.principal import Principal
 from cdmtaskservice.domain.clock import Clock, IdSource
 from cdmtaskservice.domain.errors import (
+    ChecksumMismatchError,
     InvalidJobStateError,
     NoLogsError,
     NoSuchBucketError,
@@ -19,7 +20,14 @@ from cdmtaskservice.domain.errors import (
     UnauthorizedError,
 )
 from cdmtaskservice.domain.filters import JobFilter
-from cdmtaskservice.domain.records import ContainerRecord, InputFiles, JobRecord, OutputFiles, Transition
+from cdmtaskservice.domain.records import (
+    ContainerRecord,
+    InputFiles,
+    JobRecord,
+    OutputFiles,
+    Reached,
+    Transition,
+)
 from cdmtaskservice.domain.states import JobState, Outcome
 from cdmtaskservice.s3.client import S3Client
 from cdmtaskservice.store.containers import ContainerStore
@@ -102,24 +110,38 @@ class Jobs:
         return await self._containers.exit_codes(job_id)
 
     async def containers(self, viewer: Principal | None, job_id: str) -> Sequence[ContainerRecord]:
-        """All containers by number, without their output files."""
-        await self.find(job_id, viewer)
-        return await self._containers.list(job_id)
+        """All containers by number, without their output files. Those that a canceled job has stopped are canceled."""
+        job = await self.find(job_id, viewer)
+        return [_as_it_ended(job, c) for c in await self._containers.list(job_id)]
 
     async def container(self, viewer: Principal | None, job_id: str, number: int) -> ContainerRecord:
-        """One container, without its output files. Raises: NoSuchSubJobError."""
+        """One container, as `containers` gives it. Raises: NoSuchSubJobError."""
         job = await self.find(job_id, viewer)
         self.check_number(job, number)
         container = await self._containers.get(job_id, number)
         assert container is not None  # containers are stored before their job
-        return container
+        return _as_it_ended(job, container)
 
     async def link(self, viewer: Principal | None, job_id: str, kind: FileKind, number: int) -> str | None:
-        """A link by which one of a job's files is downloaded and never shown; None where there are not so many."""
+        """A link by which one of a job's files is downloaded and never shown; None where there are not so many.
+
+        Raises: ChecksumMismatchError where the file has other bytes now, NoSuchS3PathError where it is gone.
+        """
         page = await self.files(viewer, job_id, kind, number, 1)
         if not page.files:
             return None
-        return self._s3.presign_get(page.files[0], self._presign_expiry, download=True)
+        file = page.files[0]
+        try:
+            found = await self._s3.head(file)
+        except (NoSuchS3PathError, NoSuchBucketError) as e:
+            raise NoSuchS3PathError(f"{file} is not in S3 any more: it was removed or moved") from e
+        if found.crc64nvme != page.crc64nvmes[0]:
+            if kind == "inputs":
+                raise ChecksumMismatchError(f"{file} was replaced since job {job_id} was submitted with it")
+            raise ChecksumMismatchError(
+                f"{file} was replaced since job {job_id} made it; another job probably wrote to the same output directory"
+            )
+        return self._s3.presign_get(file, self._presign_expiry, download=True)
 
     async def files(
         self, viewer: Principal | None, job_id: str, kind: FileKind, offset: int = 0, limit: int = 1000
@@ -156,9 +178,7 @@ class Jobs:
         try:
             first = await anext(chunks, b"")
         except (NoSuchS3PathError, NoSuchBucketError) as e:
-            raise NoLogsError(
-                f"There is no {stream} log of container {number} of job {job_id}: it has not run to an end"
-            ) from e
+            raise await self._no_log(job, number, stream) from e
 
         async def rest() -> AsyncGenerator[bytes, None]:
             async with aclosing(chunks):  # whoever reads may go away in the middle
@@ -175,7 +195,22 @@ class Jobs:
         try:
             return (await self._s3.head(log_file(job.logpath or "", number, stream))).size
         except (NoSuchS3PathError, NoSuchBucketError) as e:
-            raise NoLogsError(f"There is no {stream} log of container {number} of job {job_id}") from e
+            raise await self._no_log(job, number, stream) from e
+
+    async def _no_log(self, job: JobRecord, number: int, stream: LogStream) -> NoLogsError:
+        """What to say where S3 has no log of the container."""
+        container = await self._containers.get(job.id, number)
+        ended = container is not None and container.state.is_terminal
+        if job.state is JobState.CANCELED and not ended:
+            why = "it was canceled, and the log of a canceled container is not kept"
+        elif ended or job.state.is_terminal:
+            why = "it has ended without one"
+        else:
+            why = (
+                "it has not run to an end; with follow=true it can be read as it is written, at all sites but those of "
+                "JAWS"
+            )
+        return NoLogsError(f"There is no {stream} log of container {number} of job {job.id}: {why}")
 
     @staticmethod
     def check_number(job: JobRecord, number: int) -> None:
@@ -193,3 +228,11 @@ class Jobs:
         if outcome is Outcome.CONFLICT:
             raise InvalidJobStateError(f"Job {job_id} is canceled already")
         self._changed(job_id)
+
+
+def _as_it_ended(job: JobRecord, container: ContainerRecord) -> ContainerRecord:
+    """The container; canceled where its job is and it came to no end before. Containers are not stored so."""
+    if job.state is not JobState.CANCELED or container.state.is_terminal:
+        return container
+    reached = {**container.reached, JobState.CANCELED: Reached(job.updated, job.updated)}
+    return replace(container, state=JobState.CANCELED, reached=reached)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+from urllib.request import urlopen
 
 import pytest
 from aiobotocore.session import get_session
@@ -147,6 +149,27 @@ async def test_presigned_get_serves_one_path_only(client: S3Client, bucket: str,
     await client.put(f"{bucket}/secret", DATA)
     url = client.presign_get(path, 60)
     assert (await _get(url.replace(path, f"{bucket}/secret"))).status == 403
+
+
+@pytest.mark.parametrize(
+    ("key", "plain"),
+    [
+        ("out/seqtats.tsv", "seqtats.tsv"),
+        ("out/a b+c;d.txt", "a b+c;d.txt"),
+        ("out/Größe 🧬.tsv", "Gr__e _.tsv"),
+        ('out/it\'s "5%" \\.html', "it's _5__ _.html"),
+    ],
+)
+async def test_a_download_keeps_its_name_whatever_it_is(client: S3Client, bucket: str, key: str, plain: str) -> None:
+    await client.put(f"{bucket}/{key}", DATA)
+    response = await asyncio.to_thread(urlopen, client.presign_get(f"{bucket}/{key}", 60, download=True), timeout=10)
+    with response:
+        assert response.read() == DATA
+        assert response.headers["content-type"] == "application/octet-stream"
+        kind, filename, extended = re.fullmatch(
+            r"(attachment); filename=\"([^\"]*)\"; filename\*=UTF-8''(\S+)", response.headers["content-disposition"]
+        ).groups()
+        assert (kind, filename, unquote(extended)) == ("attachment", plain, key.removeprefix("out/"))
 
 
 async def test_expired_presigned_get(stack: EmbeddedStack, client: S3Client, path: str) -> None:

@@ -232,6 +232,17 @@ async def test_faults_are_pages_too(error: Exception, status: int, words: str) -
     assert script.headers["Content-Type"].startswith("text/plain")
 
 
+async def test_containers_of_a_canceled_job_are_counted_and_chosen() -> None:
+    services = FakeServices()
+    services.jobs.job = job_record(states=[JobState.CREATED, JobState.CANCELING, JobState.CANCELED])
+    services.jobs.found = [container_record(0, state=JobState.COMPLETE), container_record(1, state=JobState.CANCELED)]
+    browser = await signed_in(services, "ann")
+    page = await browser.get("/ui/jobs/job1/containers?state=canceled")
+    assert 'href="/ui/jobs/job1/containers/1"' in page.text
+    assert 'href="/ui/jobs/job1/containers/0"' not in page.text
+    assert 'href="/ui/jobs/job1/containers?state=canceled" aria-current="true"' in page.text
+
+
 async def test_what_there_is_not_is_a_page() -> None:
     browser = await signed_in(FakeServices(), "ann")
     for path in ("/ui/nothing", "/ui/jobs/a/b/c/d", "/ui/static/x/nothing.js"):

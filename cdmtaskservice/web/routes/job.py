@@ -229,7 +229,7 @@ class _JobPages:
 def _counted(containers: Sequence[ContainerRecord]) -> list[tuple[JobState, int]]:
     """How many containers there are in each state, in the order of states; those that need a look first."""
     counts = Counter(c.state for c in containers)
-    order = sorted(CONTAINER_STATES, key=lambda s: s not in _FAILED)
+    order = sorted((*CONTAINER_STATES, JobState.CANCELED), key=lambda s: s not in _FAILED)
     return [(state, counts[state]) for state in order if counts[state]]
 
 
