@@ -52,7 +52,7 @@ def run(*, keep: bool, directory: Path | None, site: str) -> None:
         signal.signal(number, _interrupt)
     try:
         with _root(directory, keep=keep) as root:
-            _demo(console, root, keep=keep, site=site)
+            _demo(console, root, keep=keep, stays=directory is not None, site=site)
     except (PartsMissing, PartFailed, RootBusy) as e:
         console.print(f"[red]demo: {e}[/red]")
         sys.exit(1)
@@ -62,7 +62,7 @@ def run(*, keep: bool, directory: Path | None, site: str) -> None:
     console.print("demo: complete")
 
 
-def _demo(console: Console, root: Path, *, keep: bool, site: str) -> None:
+def _demo(console: Console, root: Path, *, keep: bool, stays: bool, site: str) -> None:
     with (
         EmbeddedStack(root) as stack,
         _pool(root, stack, wanted=site == "htcondor") as pool,
@@ -97,7 +97,7 @@ def _demo(console: Console, root: Path, *, keep: bool, site: str) -> None:
             )
             asyncio.run(Story(console, stack, service, image, _CLUSTERS[site]).tell())
             if keep:
-                guide = Guide(console, root, stack, service, image, _CLUSTERS[site])
+                guide = Guide(console, root, stack, service, image, _CLUSTERS[site], stays=stays)
                 guide.tell()
                 if pool is not None:
                     guide.tell_pool(pool)

@@ -39,14 +39,24 @@ class Guide:
     """For one running demo. Files for its user lie in `root`."""
 
     def __init__(
-        self, console: Console, root: Path, stack: EmbeddedStack, service: EmbeddedService, image: Pushed, cluster: str
+        self,
+        console: Console,
+        root: Path,
+        stack: EmbeddedStack,
+        service: EmbeddedService,
+        image: Pushed,
+        cluster: str,
+        *,
+        stays: bool,
     ) -> None:
+        """stays: whether `root` is left when the demo ends."""
         self._console = console
         self._root = root
         self._stack = stack
         self._service = service
         self._image = image
         self._cluster = cluster
+        self._stays = stays
 
     def tell(self) -> None:
         """Write the files, and print what can be done with them."""
@@ -56,7 +66,7 @@ class Guide:
         ann, admin = self._environment("ann"), self._environment("admin")
         url, tokens = self._service.url, self._service.tokens
         self._print(
-            f"\n[bold]Everything stays up until Ctrl-C.[/bold]\n\n"
+            f"\n[bold]Everything stays up until Ctrl-C.[/bold] {_end_of(self._root, stays=self._stays)}\n\n"
             f"[bold]In a browser:[/bold] {url}/ui   and sign in with a token:\n"
         )
         self._console.print(
@@ -127,3 +137,9 @@ class Guide:
         file.write_text(text)
         here = Path.cwd()
         return file.relative_to(here) if file.is_relative_to(here) else file
+
+
+def _end_of(root: Path, *, stays: bool) -> str:
+    if stays:
+        return f"What is below {root} stays then."
+    return f"All that is below {root} is removed then; with --dir DIR it stays, in DIR."

@@ -178,7 +178,7 @@ def _fields(job: Job, containers: Sequence[Container] | None) -> Fields:
         ("CPU hours", None if job.cpu_hours is None else f"{job.cpu_hours:.3g}"),
         ("CPUs used", None if job.cpu_factor is None else f"{job.cpu_factor:.0%}"),
         ("most memory", None if job.max_memory is None else size_shown(job.max_memory)),
-        ("logs are in", job.logpath),
+        ("logs are in", None if job.state == "canceled" else job.logpath),
         *((f"note {key}", str(value)) for key, value in job.admin_meta.items()),
     ]
     return [(name, value) for name, value in known if value]

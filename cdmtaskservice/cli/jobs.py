@@ -188,7 +188,8 @@ def cancel_each(
         try:
             ask(job_id)
         except ServiceError as exc:
-            say(f"{job_id}: {' '.join(words(exc, who_and_where(url, token_file)))}")
+            told = " ".join(words(exc, who_and_where(url, token_file)))
+            say(told if job_id in told.split() else f"{job_id}: {told}")
             refused.append(job_id)
         else:
             say(f"{job_id} is being canceled")

@@ -91,10 +91,14 @@ class DemoSite(Enum):
 
 @app.command()
 def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Go on running, and keep the data at the end.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Go on running until Ctrl-C.")] = False,
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", metavar="DIR", help="Where the data goes; a temporary directory if left out."),
+        typer.Option(
+            "--dir",
+            metavar="DIR",
+            help="Where the data goes, and stays; if left out, a temporary directory that is removed.",
+        ),
     ] = None,
     demo_site: Annotated[
         DemoSite,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from cdmtaskservice.cli.faults import faults_shown
 from cdmtaskservice.cli.terminal import Exit, fail, harmless
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ RETRIES = 2
 
 _PATIENT_RETRIES = 100
 """The same, where somebody is content to wait."""
-
-_MOST_FAULTS = 20
-"""Faults of a job that are told at once."""
 
 T = TypeVar("T")
 
@@ -143,20 +141,26 @@ def words(exc: CTSError, profile: Profile, job: JobFile | None = None) -> list[s
         return [f"{_line(exc.message)} ({profile.url}{_request(exc.request_id)})"]
     if isinstance(exc, errors.WaitTimeout):
         return [f"{_line(str(exc))}; it goes on, and `cts watch {exc.job_id}` follows it"]
+    if isinstance(exc, errors.FileExists):
+        return [_line(f"{exc.path} exists with other content: move it away, or say --overwrite")]
     if not isinstance(exc, errors.ServiceError):
         return [_line(str(exc))]
     if isinstance(exc, errors.AuthenticationError) and profile.token is None:
         return ["This needs your token: call `cts login`, or name its file with --token-file or CTS_TOKEN_FILE"]
-    faults = _faults(exc, job)
+    faults = faults_shown(exc.detail, job)
     known = f"HTTP {exc.http_status}, request {exc.request_id or 'no ID'}"
     if len(faults) == 1:
         return [f"{faults[0]} ({known})"]
-    return [f"{_line(exc.message)} ({known}){_remedy(exc)}", *(f"  {fault}" for fault in faults)]
+    return [f"{_line(exc.message)} ({known}){_remedy(exc, job)}", *(f"  {fault}" for fault in faults)]
 
 
-def _remedy(exc: ServiceError) -> str:
+def _remedy(exc: ServiceError, job: JobFile | None) -> str:
     from cdmtaskservice.client import errors
 
+    if isinstance(exc, errors.NoLogs) and "follow=true" in exc.message:
+        return "; use -f for that"
+    if job is not None and "has no CRC64NVME checksum" in exc.message:
+        return "; or give it one where it is: `cts s3 checksum FILE --add`"
     for kind, remedy in (
         (errors.AuthenticationError, "`cts login` takes a new token"),
         (errors.NoSuchImage, "`cts images` lists those that are approved"),
@@ -166,22 +170,6 @@ def _remedy(exc: ServiceError) -> str:
         if isinstance(exc, kind):
             return f"; {remedy}"
     return ""
-
-
-def _faults(exc: ServiceError, job: JobFile | None) -> list[str]:
-    """Each fault of a request that has not the right form: where, and what."""
-    found = []
-    for fault in exc.detail:
-        loc = fault.get("loc")
-        place = [part for part in loc if isinstance(part, str | int)] if isinstance(loc, list) else []
-        inside = place[1:] if place[:1] == ["body"] else place
-        line = job.line(inside) if job is not None else None
-        where = ".".join(map(str, inside))
-        message = _line(str(fault.get("msg", "")).removeprefix("Value error, "))
-        found.append(f"{f'line {line}: ' if line else ''}{f'{where}: ' if where else ''}{message}")
-    if len(found) > _MOST_FAULTS:
-        return [*found[:_MOST_FAULTS], f"and {len(found) - _MOST_FAULTS} more"]
-    return found
 
 
 def _request(request_id: str | None) -> str:

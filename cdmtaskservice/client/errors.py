@@ -87,7 +87,11 @@ class ChecksumMismatch(DownloadError):
     """
 
     def __init__(self, file: str, expected: str, found: str) -> None:
-        super().__init__(file, f"its CRC64NVME is {found}, and it should be {expected}")
+        super().__init__(
+            file,
+            f"its CRC64NVME is {found}, and it should be {expected}: it was perhaps replaced since the job made it; "
+            "another job probably wrote to the same output directory",
+        )
         self.expected = expected
         self.found = found
 

@@ -21,7 +21,10 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
 )
 
 from cdmtaskservice.domain.wording import shown
@@ -55,6 +58,22 @@ def parse_memory(value: object) -> int:
     if size > MAX_MEMORY:
         raise ValueError(f"memory of {shown(value)} is more than the largest possible {MAX_MEMORY} bytes")
     return size
+
+
+def memory_in_words(size: float) -> str:
+    """`900 GB (900000000000 bytes)`."""
+    for power, unit in ((5, "PB"), (4, "TB"), (3, "GB"), (2, "MB")):
+        if size >= 1000**power:
+            return f"{size / 1000**power:.4g} {unit} ({size:.0f} bytes)"
+    return f"{size:.0f} bytes"
+
+
+def runtime_in_words(seconds: float) -> str:
+    """`2 hours (7200 seconds)`."""
+    for length, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.4g} {unit} ({seconds:.12g} seconds)"
+    return f"{seconds:.12g} seconds"
 
 
 def format_duration(duration: datetime.timedelta) -> str:
@@ -103,7 +122,7 @@ def _bytes_of_text(text: str) -> int:
     return int(Decimal(match[1]) * factor)
 
 
-def _refuse_calendar(value: object) -> object:
+def _read_duration(value: object, read: ValidatorFunctionWrapHandler) -> datetime.timedelta:
     if isinstance(value, bool):
         raise ValueError(f"a duration must be seconds or ISO 8601 such as 'PT5M', not {value}")
     if isinstance(value, str) and _CALENDAR.match(value):
@@ -111,7 +130,13 @@ def _refuse_calendar(value: object) -> object:
             f"the duration {shown(value)} has years or months, whose length is not fixed: give days, hours, minutes or "
             "seconds; minutes stand behind a T, as in 'PT5M'"
         )
-    return value
+    try:
+        duration: datetime.timedelta = read(value)
+    except ValidationError:
+        raise ValueError(
+            f"the duration {shown(value)} is not understood: give seconds, or ISO 8601 such as 'PT1H'"
+        ) from None
+    return duration
 
 
 def _not_negative(duration: datetime.timedelta) -> datetime.timedelta:
@@ -145,7 +170,7 @@ _AS_ISO = PlainSerializer(format_duration, return_type=str, when_used="json")
 
 Duration = Annotated[
     datetime.timedelta,
-    BeforeValidator(_refuse_calendar, json_schema_input_type=Annotated[float, Field(ge=0)] | datetime.timedelta),
+    WrapValidator(_read_duration, json_schema_input_type=Annotated[float, Field(ge=0)] | datetime.timedelta),
     AfterValidator(_not_negative),
     _AS_ISO,
     _ISO_DURATION,
@@ -154,7 +179,7 @@ Duration = Annotated[
 
 Runtime = Annotated[
     datetime.timedelta,
-    BeforeValidator(_refuse_calendar, json_schema_input_type=Annotated[float, Field(ge=1)] | datetime.timedelta),
+    WrapValidator(_read_duration, json_schema_input_type=Annotated[float, Field(ge=1)] | datetime.timedelta),
     AfterValidator(_at_least_a_second),
     _AS_ISO,
     _ISO_DURATION,

@@ -139,7 +139,8 @@ class Jobs:
             if kind == "inputs":
                 raise ChecksumMismatchError(f"{file} was replaced since job {job_id} was submitted with it")
             raise ChecksumMismatchError(
-                f"{file} was replaced since job {job_id} made it; another job probably wrote to the same output directory"
+                f"{file} was replaced since job {job_id} made it; another job probably wrote to the same output "
+                "directory"
             )
         return self._s3.presign_get(file, self._presign_expiry, download=True)
 

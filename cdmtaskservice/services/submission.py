@@ -27,6 +27,7 @@ from cdmtaskservice.domain.errors import (
 from cdmtaskservice.domain.jobs import InputFile, JobInput, cpu_hours
 from cdmtaskservice.domain.parameters import Parameters
 from cdmtaskservice.domain.placement import place_inputs, split_files
+from cdmtaskservice.domain.quantities import memory_in_words, runtime_in_words
 from cdmtaskservice.domain.records import ImageRecord, InputFiles, JobRecord, Transition
 from cdmtaskservice.domain.s3_paths import is_under
 from cdmtaskservice.domain.states import JobState
@@ -268,17 +269,16 @@ async def in_order(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]
 
 def check_limits(job: JobInput, site: SiteInfo) -> None:
     """Raises: IllegalParameterError where one container asks for more than the site has."""
-    seconds = job.runtime.total_seconds()
-    for field, asked, most, unit in (
-        ("cpus", job.cpus, site.cpus_per_node, ""),
-        ("memory", job.memory, site.memory_per_node, " bytes"),
-        ("runtime", seconds, site.max_runtime, " seconds"),
-        ("gpus", job.gpus, site.gpus_per_node, ""),
-    ):
+    limits: Sequence[tuple[str, float, float, Callable[[float], str]]] = (
+        ("cpus", job.cpus, site.cpus_per_node, str),
+        ("memory", job.memory, site.memory_per_node, memory_in_words),
+        ("runtime", job.runtime.total_seconds(), site.max_runtime, runtime_in_words),
+        ("gpus", job.gpus, site.gpus_per_node, str),
+    )
+    for field, asked, most, words in limits:
         if asked > most:
             raise IllegalParameterError(
-                f"{field}: {asked:.12g}{unit} per container is more than the {most:.12g}{unit} that the site "
-                f"{site.name} allows"
+                f"{field}: {words(asked)} per container is more than the {words(most)} that the site {site.name} allows"
             )
 
 

@@ -58,13 +58,13 @@ async def test_why_there_is_no_log(room: Room) -> None:
             await ask(None, job_id, 0, "stdout")
     await end(room, job_id, S.CANCELING, S.CANCELED)
     for ask in (room.owned.log, room.owned.log_size):
-        with pytest.raises(NoLogsError, match="the log of a canceled container is not kept$"):
+        with pytest.raises(NoLogsError, match=r"the log of a canceled container is not kept$"):
             await ask(None, job_id, 0, "stdout")
 
 
 async def test_a_container_that_ended_without_a_log_is_not_said_to_go_on(room: Room) -> None:
     job_id = await canceled(room)
-    with pytest.raises(NoLogsError, match="it has ended without one$"):
+    with pytest.raises(NoLogsError, match=r"it has ended without one$"):
         await room.owned.log(None, job_id, 1, "stderr")
     await room.s3.put(log_file(f"{LOGS}/canceled/", 1, "stderr"), b"kept")
     assert [chunk async for chunk in await room.owned.log(None, job_id, 1, "stderr")] == [b"kept"]
@@ -90,10 +90,10 @@ async def test_a_link_to_an_output_gives_its_bytes(room: Room) -> None:
 async def test_no_link_gives_another_jobs_bytes(room: Room) -> None:
     job_id = await made(room)
     await room.s3.put(f"{OUT}/a.tsv", b"not mine")
-    with pytest.raises(ChecksumMismatchError, match=f"a.tsv was replaced since job {job_id} made it; another job"):
+    with pytest.raises(ChecksumMismatchError, match=rf"a\.tsv was replaced since job {job_id} made it; another job"):
         await room.owned.link(None, job_id, "outputs", 0)
     await room.s3.delete([f"{OUT}/a.tsv"])
-    with pytest.raises(NoSuchS3PathError, match="a.tsv is not in S3 any more"):
+    with pytest.raises(NoSuchS3PathError, match=r"a\.tsv is not in S3 any more"):
         await room.owned.link(None, job_id, "outputs", 0)
 
 

@@ -262,8 +262,8 @@ async def test_before_all_limits_come_site_and_rights_and_before_them_the_reques
     ("asked", "match"),
     [
         ({"cpus": 9}, "cpus: 9 per container is more than the 8 that the site here allows"),
-        ({"memory": 8_000_000_001}, "memory: 8000000001 bytes .* than the 8000000000 bytes"),
-        ({"runtime": 3601}, "runtime: 3601 seconds .* 3600 seconds"),
+        ({"memory": 8_000_000_001}, r"memory: 8 GB \(8000000001 bytes\) .* than the 8 GB \(8000000000 bytes\)"),
+        ({"runtime": 3601}, r"runtime: 60.02 minutes \(3601 seconds\) .* 60 minutes \(3600 seconds\)"),
         ({"gpus": 1}, "gpus: 1 per container is more than the 0"),
     ],
 )

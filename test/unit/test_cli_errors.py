@@ -79,6 +79,12 @@ def test_what_can_be_done_is_said(
     assert f"there is none (HTTP 404, request 0123); {remedy}" in done.stderr
 
 
+def test_how_the_log_of_a_container_that_runs_is_read(service: FakeService) -> None:
+    service.refuses(f"GET /jobs/{JOB_ID}/log/0/stdout", 404, 40070, "with follow=true it can be read as it is written")
+    done = service.cts("logs", JOB_ID)
+    assert done.stderr == "with follow=true it can be read as it is written (HTTP 404, request 0123); use -f for that\n"
+
+
 def test_no_token_is_said_to_be_missing(service: FakeService) -> None:
     service.refuses("GET /jobs", 401, 10010, "no token")
     done = service.cts("jobs", CTS_TOKEN=None)

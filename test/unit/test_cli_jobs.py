@@ -114,6 +114,11 @@ def test_what_can_be_done_next_is_said(states: tuple[str, ...], hint: str, servi
     assert "waiting\tno machine is as large\n" in done.stdout
 
 
+def test_a_canceled_job_is_not_said_to_have_logs(service: FakeService) -> None:
+    service.says(f"GET /jobs/{JOB_ID}", job("created", "canceling", "canceled", logpath="cts-logs/x/"))
+    assert "cts-logs/x/" not in service.cts("job", JOB_ID).output
+
+
 def test_containers_are_shown(service: FakeService) -> None:
     each = [
         container(0, "job_submitting", phase="downloading", bytes_done=25, bytes_total=100),
@@ -172,7 +177,7 @@ def test_outputs_are_fetched_and_verified(service: FakeService, made: list[dict[
     (target / "0/a.txt").write_bytes(b"mine")
     done = service.cts("outputs", JOB_ID, "--download", str(target))
     assert done.exit_code == 1
-    assert "a.txt exists with other content" in done.stderr
+    assert "a.txt exists with other content: move it away, or say --overwrite\n" in done.stderr
     assert (target / "0/a.txt").read_bytes() == b"mine"
     told = service.json("outputs", JOB_ID, "--download", str(target), "--overwrite")
     assert told == {"outputs": made, "downloaded": [str(target / name) for name in DATA]}
@@ -181,6 +186,7 @@ def test_outputs_are_fetched_and_verified(service: FakeService, made: list[dict[
     done = service.cts("outputs", JOB_ID, "--download", str(tmp_path / "other"))
     assert done.exit_code == 1
     assert "CRC64NVME" in done.stderr
+    assert "another job probably wrote to the same output directory" in done.stderr
     assert not [path for path in (tmp_path / "other").rglob("*") if path.is_file() and path.name != "b é.bin"]
     done = service.cts("outputs", JOB_ID, "--download", str(tmp_path / "new"), "--overwrite", "--url", service.url)
     assert "secret" not in done.output
@@ -211,12 +217,14 @@ def test_jobs_are_canceled_each_whatever_becomes_of_the_others(service: FakeServ
     service.says("PUT /jobs/a/cancel")
     service.refuses("PUT /jobs/b/cancel", 400, 30300, "the job is complete")
     service.says("PUT /jobs/c/cancel")
-    done = service.cts("cancel", "a", "b", "c", "a")
+    service.refuses("PUT /jobs/d/cancel", 400, 30300, "Job d is canceled already")
+    done = service.cts("cancel", "a", "b", "c", "d", "a")
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
         "a is being canceled",
         "b: the job is complete (HTTP 400, request 0123)",
         "c is being canceled",
+        "Job d is canceled already (HTTP 400, request 0123)",
     ]
-    assert service.requests == ["PUT /jobs/a/cancel", "PUT /jobs/b/cancel", "PUT /jobs/c/cancel"]
+    assert service.requests == [f"PUT /jobs/{job_id}/cancel" for job_id in "abcd"]
     assert service.json("cancel", "a") == {}

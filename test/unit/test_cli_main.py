@@ -90,3 +90,9 @@ def test_demo_hands_over(arguments: list[str], expected: dict[str, object], monk
     refused = runner.invoke(app, ["demo", "--site", "mars"])
     assert refused.exit_code == 2
     assert "htcondor" in refused.stderr
+
+
+def test_what_becomes_of_a_demos_data_is_said() -> None:
+    told = " ".join(runner.invoke(app, ["demo", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).stdout.split())
+    assert "Go on running until Ctrl-C." in told
+    assert "a temporary directory that is removed" in told

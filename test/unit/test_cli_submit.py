@@ -139,6 +139,43 @@ def test_faults_are_told_with_their_lines(dry: list[str], service: FakeService, 
     assert (len(told), told[-1]) == (22, "  and 10 more")
 
 
+@pytest.mark.parametrize(
+    ("place", "kind", "said"),
+    [
+        (["memroy"], "extra_forbidden", "there is no field 'memroy'; did you mean 'memory'?"),
+        (["zzz"], "extra_forbidden", "there is no field 'zzz'"),
+        (["params", "argz"], "extra_forbidden", "line 3: params: there is no field 'argz'; did you mean 'args'?"),
+        (
+            ["params", "args", 1, "parameter", "input_file_format"],
+            "extra_forbidden",
+            "line 4: params.args.1: there is no field 'input_file_format'; did you mean 'input_files_format'?",
+        ),
+        (
+            ["input_files", 0, "dataid"],
+            "extra_forbidden",
+            "line 6: input_files.0: there is no field 'dataid'; did you mean 'data_id'?",
+        ),
+        (["params", "args", 1, "parameter", "type"], "enum", "line 4: params.args.1.type: No"),
+        (["params", "environment", "A", "text"], "x", "line 3: params.environment.A: No"),
+    ],
+)
+def test_faults_are_told_in_the_words_of_the_file(
+    place: list[str | int], kind: str, said: str, service: FakeService, file: str
+) -> None:
+    detail = [{"loc": ["body", *place], "msg": "No", "type": kind}]
+    service.refuses("POST /jobs", 400, 30010, "Bad", request_validation_detail=detail)
+    assert service.cts("submit", file).stderr == f"{said} (HTTP 400, request 0123)\n"
+
+
+def test_an_input_without_a_checksum_can_be_given_one(service: FakeService, file: str) -> None:
+    service.refuses(
+        "POST /jobs", 400, 30030, "The input file 'b/k' has no CRC64NVME checksum; upload it again with one"
+    )
+    done = service.cts("submit", file)
+    assert done.exit_code == 1
+    assert done.stderr.endswith("; or give it one where it is: `cts s3 checksum FILE --add`\n")
+
+
 def test_a_job_that_may_have_arrived_can_be_submitted_again(
     service: FakeService, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

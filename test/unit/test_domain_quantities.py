@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from cdmtaskservice.domain.quantities import Duration, Memory, Runtime, UtcTime, format_duration
+from cdmtaskservice.domain.quantities import (
+    Duration,
+    Memory,
+    Runtime,
+    UtcTime,
+    format_duration,
+    memory_in_words,
+    runtime_in_words,
+)
 
 MEMORY: TypeAdapter[int] = TypeAdapter(Memory)
 RUNTIME: TypeAdapter[datetime.timedelta] = TypeAdapter(Runtime)
@@ -142,6 +150,40 @@ def test_runtime_in_every_form(given_: object, seconds: float, shown: str) -> No
 def test_runtimes_that_are_refused(given_: object) -> None:
     with pytest.raises(ValidationError):
         RUNTIME.validate_python(given_)
+
+
+@pytest.mark.parametrize("kind", [RUNTIME, DURATION])
+@pytest.mark.parametrize("given_", ["1h", "PT", "", None, [60]])
+def test_what_is_no_duration_is_told_what_to_write(kind: TypeAdapter[datetime.timedelta], given_: object) -> None:
+    with pytest.raises(ValidationError, match=r"is not understood: give seconds, or ISO 8601 such as 'PT1H'"):
+        kind.validate_python(given_)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (900_000_000_000, "900 GB (900000000000 bytes)"),
+        (1_500_000, "1.5 MB (1500000 bytes)"),
+        (2_000_000_000_000, "2 TB (2000000000000 bytes)"),
+        (512, "512 bytes"),
+    ],
+)
+def test_memory_in_words(size: int, words: str) -> None:
+    assert memory_in_words(size) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (60, "60 seconds"),
+        (1.5, "1.5 seconds"),
+        (3600, "60 minutes (3600 seconds)"),
+        (86_400, "24 hours (86400 seconds)"),
+        (604_800, "7 days (604800 seconds)"),
+    ],
+)
+def test_a_runtime_in_words(seconds: float, words: str) -> None:
+    assert runtime_in_words(seconds) == words
 
 
 def test_months_are_taken_for_the_slip_that_they_are() -> None:
