@@ -19,7 +19,7 @@ from cdmtaskservice.api import views
 from cdmtaskservice.api.middleware import mark_as_staying
 from cdmtaskservice.api.responses import dump
 from cdmtaskservice.domain.errors import DependencyUnavailableError
-from cdmtaskservice.domain.states import CONTAINER_STATES
+from cdmtaskservice.domain.states import JobState
 from cdmtaskservice.services.events import JobNews
 from cdmtaskservice.services.jobs import LogStream
 from cdmtaskservice.services.live_logs import BrokenOffError, FollowedLog
@@ -111,7 +111,7 @@ async def event_stream(news: AsyncGenerator[JobNews | None, None], seen: int) ->
             for number, transition in enumerate(now.job.transitions[seen:], seen):
                 yield _event("state", {"state": transition.state.value, "time": transition.time}, number)
             seen = max(seen, len(now.job.transitions))
-            by_name = {s.value: now.counts[s] for s in CONTAINER_STATES if s in now.counts}
+            by_name = {s.value: now.counts[s] for s in JobState if s in now.counts}
             if by_name != counts:
                 counts = by_name
                 yield _event("containers", {"counts": counts})

@@ -86,7 +86,16 @@ class _JobFeed(Feed):
         job = await self._owned.find(self._job_id, None)
         if job.state.is_terminal:
             tally = await self._containers.tally(self._job_id)
-        self.news, before = JobNews(job, {s: n for s, n in tally.counts.items() if n}), self.news
+        self.news, before = JobNews(job, _counts(job, tally.counts)), self.news
         if self.news != before:
             self.publish()
         return None if job.state.is_terminal else _PAUSE
+
+
+def _counts(job: JobRecord, counts: Mapping[JobState, int]) -> Mapping[JobState, int]:
+    """Zeros left out; containers of a canceled job that came to no end are canceled with it."""
+    if job.state is not JobState.CANCELED:
+        return {state: n for state, n in counts.items() if n}
+    ended = {state: n for state, n in counts.items() if n and state.is_terminal}
+    cut_off = sum(counts.values()) - sum(ended.values())
+    return {**ended, JobState.CANCELED: cut_off} if cut_off else ended

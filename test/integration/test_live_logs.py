@@ -383,5 +383,5 @@ async def test_a_job_is_watched_to_its_end(room):
     await room.cancel()
     await room.jobs.transition("j", Transition(JobState.CANCELED, room.clock(), "end"))
     async with asyncio.timeout(20):
-        states = [n.job.state async for n in news if n is not None]
-    assert states[-1] is JobState.CANCELED
+        rest = [n async for n in news if n is not None]
+    assert (rest[-1].job.state, rest[-1].counts) == (JobState.CANCELED, {JobState.CANCELED: 2})
