@@ -49,12 +49,16 @@ _BY_WORDS = (("There is no site", "cluster"), ("The job asks for", "runtime"))
 def of_validation(error: ValidationError, fields: Fields) -> Faults:
     """The faults of a request that is not valid, at the fields of the form that it was made of."""
     faults: Faults = {}
-    for fault in error.errors(include_url=False):
-        name, words = _place(fault["loc"], fields)
-        text = str(fault["msg"]).removeprefix("Value error, ")
+    lines: dict[str, list[int]] = {}
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        name, inside = _field_of(fault["loc"])
         told = faults.setdefault(name, [])
-        if len(told) < MOST:
-            told.append(f"{words}{text}")
+        if len(told) == MOST:
+            continue
+        if name in _IN_LINES and name not in lines:
+            lines[name] = line_numbers(fields.get(name, ""))
+        text = str(fault["msg"]).removeprefix("Value error, ")
+        told.append(f"{_words(inside, lines.get(name))}{text}")
     return faults
 
 
@@ -63,24 +67,26 @@ def of_service(error: CTSError, fields: Mapping[str, str]) -> Faults:
     return {_field(error, fields): [error.message]}
 
 
-def _place(location: Sequence[Any], fields: Fields) -> tuple[str, str]:
-    """The field of a place in a request, and words for where in it."""
+def _field_of(location: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    """The field of a place in a request, and the place within it; without a field, the whole place as one text."""
     parts = list(location)
     if parts and parts[0] == "params":
         parts = parts[1:] or ["args"]
     if not parts or parts[0] not in NAMES:
-        return "", f"{'.'.join(map(str, location))}: " if location else ""
-    name, *inside = parts
-    inside = [part for part in inside if part not in {"text", "parameter", "[key]"}]
+        return "", [".".join(map(str, location))] if location else []
+    return parts[0], [part for part in parts[1:] if part not in {"text", "parameter", "[key]"}]
+
+
+def _words(inside: Sequence[Any], lines: Sequence[int] | None) -> str:
+    """Where in a field something is. lines: the numbers of its lines that count, where it is made of lines."""
     if not inside:
-        return name, ""
+        return ""
     where = ""
-    if name in _IN_LINES and isinstance(inside[0], int):
-        numbers = line_numbers(fields.get(name, ""))
-        where = f"line {numbers[inside[0]]}" if inside[0] < len(numbers) else f"entry {inside[0]}"
+    if lines is not None and isinstance(inside[0], int):
+        where = f"line {lines[inside[0]]}" if inside[0] < len(lines) else f"entry {inside[0]}"
         inside = inside[1:]
     named = " ".join(str(part) for part in inside if part != "file")
-    return name, f"{' '.join(filter(None, (where, named)))}: "
+    return f"{' '.join(filter(None, (where, named)))}: "
 
 
 def _field(error: CTSError, fields: Mapping[str, str]) -> str:

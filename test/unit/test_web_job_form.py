@@ -30,6 +30,7 @@ from cdmtaskservice.web.job_form import (
     body_of,
     fields_of,
     fields_sent,
+    line_numbers,
 )
 from test.unit.api_records import CRC, JOB_INPUT
 from test.unit.test_domain_jobs import JUNK, REQUEST
@@ -170,3 +171,19 @@ def test_only_so_many_faults_of_a_field_are_told() -> None:
     with pytest.raises(ValidationError) as caught:
         JobInput.model_validate(body_of(fields))
     assert len(faults.of_validation(caught.value, fields)["args"]) == faults.MOST
+
+
+def test_lines_of_a_field_are_counted_once_however_many_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+
+    def count(text: str) -> list[int]:
+        counted.append(len(text))
+        return line_numbers(text)
+
+    monkeypatch.setattr(faults, "line_numbers", count)
+    fields = {**GOOD, "input_files": "\n".join(f"cts-data//{n}" for n in range(2000)), "tags": "x" * 51}
+    with pytest.raises(ValidationError) as caught:
+        JobInput.model_validate(body_of(fields))
+    told = faults.of_validation(caught.value, fields)
+    assert told["input_files"][-1].startswith(f"line {faults.MOST}: ")
+    assert sorted(counted) == [51, len(fields["input_files"])]
