@@ -32,6 +32,7 @@ from cdmtaskservice.api.middleware import BodyLimitMiddleware, RequestMiddleware
 from cdmtaskservice.domain.errors import CTSError
 from cdmtaskservice.services.use_cases import Services
 from cdmtaskservice.web import site as web
+from cdmtaskservice.web.visit import PREFIX
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes. Ten thousand input files with paths and data IDs as long as can be take 14 MB."""
@@ -78,7 +79,7 @@ def create_app(
     for kind in (CTSError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, replies.handle)
     # The last one added is the first to see a request.
-    app.add_middleware(BodyLimitMiddleware, limit=max_body, replies=replies)
+    app.add_middleware(BodyLimitMiddleware, limit=max_body, replies=replies, pages=PREFIX)
     app.add_middleware(AuthenticationMiddleware, authentication=services.authentication, replies=replies)
     root_path = root_path.rstrip("/")
     cors = Cors(cors_origins, root_path)

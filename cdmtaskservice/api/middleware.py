@@ -136,25 +136,32 @@ def make_path_regular(scope: Scope) -> None:
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies of more than `limit` bytes with 413, by what the client announces or else by counting."""
+    """Refuses bodies of more than `limit` bytes with 413, by what the client announces or else by counting.
 
-    def __init__(self, app: ASGIApp, limit: int, replies: ErrorReplies) -> None:
+    pages: the path of the service's own pages, which say it in their way when they come to read the body.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, replies: ErrorReplies, pages: str) -> None:
         self._app = app
         self._limit = limit
         self._replies = replies
+        self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if _announced(scope) > self._limit:
+        announced = _announced(scope)
+        if announced > self._limit and not self._is_form(scope):
             await self._replies.reply(context_of(scope).request_id, self._refusal())(scope, receive, send)
             return
         seen = 0
 
         async def receive_counted() -> Message:
             nonlocal seen
+            if announced > self._limit:
+                raise self._refusal()
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._limit:
@@ -162,6 +169,10 @@ class BodyLimitMiddleware:
             return message
 
         await self._app(scope, receive_counted, send)
+
+    def _is_form(self, scope: Scope) -> bool:
+        path = str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
+        return scope["method"] == "POST" and f"{path}/".startswith(f"{self._pages}/")
 
     def _refusal(self) -> HTTPException:
         return HTTPException(413, f"The body has more than the {self._limit} bytes that are allowed")

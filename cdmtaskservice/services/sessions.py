@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cdmtaskservice.auth.principal import Principal
 from cdmtaskservice.auth.session_seal import SessionSeal
@@ -21,7 +21,7 @@ class Session:
 
     user: Principal
     is_admin: bool
-    token: str
+    token: str = field(repr=False)
 
 
 class Sessions:

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 class Sent:
     """The fields of a form; each may be there several times."""
 
-    fields: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    fields: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def read(cls, body: bytes, most: int) -> Self:

@@ -28,6 +28,8 @@ from cdmtaskservice.domain.errors import CTSError, InvalidTokenError, Unauthoriz
 from cdmtaskservice.services.sessions import LIFETIME, Session
 from cdmtaskservice.services.use_cases import Services
 from cdmtaskservice.web.form_data import Sent
+from cdmtaskservice.web.notices import notice
+from cdmtaskservice.web.provenance import ForgedFormError, came_by_https, refuse_other_sites, wants_page
 from cdmtaskservice.web.rendering import Templates
 
 PREFIX = "/ui"
@@ -46,7 +48,18 @@ HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
+MAX_SMALL = 16_384
+"""Bytes of a form in which nobody writes much."""
+
 _MAX_FIELDS = 1000
+_MAX_LOST = 2**20
+"""Bytes of a form that is kept on a page while somebody signs in."""
+_MAX_NEXT = 2000
+"""Characters of the address of a page to go to after signing in."""
+_TOO_LARGE = (
+    "This form is too large, and nothing was done with it. So large a job can be submitted by the API and the command "
+    "line, which send less for the same job. Your browser's button goes back to the form."
+)
 _VISITOR_MARK = re.compile(r"[A-Za-z0-9_-]{20,60}")
 
 _log = structlog.get_logger(__name__)
@@ -67,7 +80,7 @@ class Visit:
 
     request: Request
     pages: Pages
-    kept: str
+    kept: str = field(repr=False)
     session: Session | None = None
     sent: Sent = field(default_factory=Sent)
     fresh_visitor: bool = False
@@ -121,7 +134,7 @@ class Visit:
             now=self.services.info.now(),
             here=self.here,
             section=self.section,
-            notice=_NOTICES.get(self.query.get("done", "")),
+            notice=notice(self.query.get("done", ""), self.section) if status < HTTPStatus.BAD_REQUEST else None,
             request_id=context_of(self.request.scope).request_id,
             **values,
         )
@@ -168,14 +181,10 @@ class Visit:
             value,
             max_age=int(LIFETIME.total_seconds()) if value else 0,
             path=self.base,
-            secure=self.pages.secure or self._came_by_https(),
+            secure=self.pages.secure or came_by_https(self.request),
             httponly=True,
             samesite="strict",
         )
-
-    def _came_by_https(self) -> bool:
-        # Only whoever sends it is affected by it, so a proxy's word is taken on trust.
-        return "https" in (self.request.url.scheme, self.request.headers.get("x-forwarded-proto", "").lower())
 
 
 Handler: TypeAlias = Callable[[Visit], Awaitable[Response]]
@@ -190,18 +199,23 @@ def page(
     stale: Handler | None = None,
     signed_in: bool = True,
     admin: bool = False,
+    asks_auth: bool = True,
+    largest: int | None = None,
 ) -> Route:
     """A route below `PREFIX`.
 
     show: answers GET. submit: answers POST, once the form is found to be ours. stale: answers POST from a page of an
     earlier session; it may show what was sent, and do nothing with it. Without it such a form is refused. signed_in:
-    others are asked to sign in. admin: others than administrators are refused.
+    others are asked to sign in. admin: others than administrators are refused. asks_auth: without it the session is not
+    looked up, so that the route works whoever is there and while the auth service is away. largest: bytes of a form,
+    where that is less than the service takes.
     """
+    rules = _Rules(show, submit, stale, signed_in, admin, asks_auth, largest)
 
     async def endpoint(request: Request) -> Response:
         visit = Visit(request, pages, "")
         try:
-            response = await _answer(visit, show, submit, stale, signed_in=signed_in, admin=admin)
+            response = await _answer(visit, rules)
         except Exception as error:
             response = _fault(visit, error)
         for name, value in HEADERS.items():
@@ -212,6 +226,19 @@ def page(
     return _PageRoute(PREFIX + path, endpoint, methods=["GET"] * (show is not None) + ["POST"] * (submit is not None))
 
 
+@dataclass(frozen=True)
+class _Rules:
+    """Of a route, as of `page`."""
+
+    show: Handler | None
+    submit: Handler | None
+    stale: Handler | None
+    signed_in: bool
+    admin: bool
+    asks_auth: bool
+    largest: int | None
+
+
 class _PageRoute(Route):
     """A route that is named in the metrics, and that keeps the API's handlers of errors away."""
 
@@ -220,37 +247,41 @@ class _PageRoute(Route):
         return match, {**child, "route": self} if match is not Match.NONE else child
 
 
-async def _answer(
-    visit: Visit,
-    show: Handler | None,
-    submit: Handler | None,
-    stale: Handler | None,
-    *,
-    signed_in: bool,
-    admin: bool,
-) -> Response:
+async def _answer(visit: Visit, rules: _Rules) -> Response:
+    """The answer. A form is read only once it is known that its sender may send it."""
     request = visit.request
-    await _resume(visit)
-    if request.method == "POST":
-        _refuse_other_sites(request)
-        visit.sent = Sent.read(await request.body(), _MAX_FIELDS)
-    if signed_in and visit.session is None:
-        return _sign_in_first(visit)
-    if request.method == "POST" and not visit.services.sessions.is_form_mark(visit.sent.text("mark"), visit.kept):
-        if stale is None:
+    if rules.asks_auth:
+        await _resume(visit)
+    else:
+        visit.kept = request.cookies.get(COOKIE, "")
+    sends = request.method == "POST"
+    if sends:
+        refuse_other_sites(request)
+    if rules.signed_in and visit.session is None:
+        return await _sign_in_first(visit, rules)
+    if rules.admin and not (visit.session and visit.session.is_admin):
+        raise UnauthorizedError("This is for administrators of this service only")
+    handler = rules.show
+    if sends:
+        visit.sent = await _sent(request, rules.largest)
+        ours = visit.services.sessions.is_form_mark(visit.sent.text("mark"), visit.kept)
+        handler = rules.submit if ours else rules.stale
+        if handler is None:
             raise ForgedFormError(
                 "This form is not from a page that was made for you, or you have signed in anew since"
             )
-        submit = stale
-    if admin and not (visit.session and visit.session.is_admin):
-        raise UnauthorizedError("This is for administrators of this service only")
-    handler = submit if request.method == "POST" else show
     assert handler is not None
     return await handler(visit)
 
 
-class ForgedFormError(UnauthorizedError):
-    """A form that no page of ours has made for this browser. The client gets 403."""
+async def _sent(request: Request, largest: int | None) -> Sent:
+    """The form that a request brings. Raises: HTTPException, with 413 where it has more bytes than `largest`."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if largest is not None and len(body) > largest:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    return Sent.read(bytes(body), _MAX_FIELDS)
 
 
 async def _resume(visit: Visit) -> None:
@@ -270,9 +301,9 @@ async def _resume(visit: Visit) -> None:
     visit.kept = visitor
 
 
-def _sign_in_first(visit: Visit) -> Response:
+async def _sign_in_first(visit: Visit, rules: _Rules) -> Response:
     request = visit.request
-    if not _wants_page(request):
+    if not wants_page(request):
         raise InvalidTokenError("You are signed out")
     if (
         request.method == "GET"
@@ -281,37 +312,33 @@ def _sign_in_first(visit: Visit) -> Response:
     ):
         # A link of another site's: browsers keep our cookie back, but not from a page of ours that asks once more.
         return visit.html("again.html")
-    after = visit.here if request.method == "GET" else ""
-    lost = "lost" if COOKIE in request.cookies else ""
-    asked = urllib.parse.urlencode({k: v for k, v in (("next", after), ("why", lost)) if v})
-    response = visit.go("/sign-in" + (f"?{asked}" if asked else ""))
-    if lost:
+    why = "lost" if COOKIE in request.cookies else ""
+    if request.method == "POST":
+        if rules.stale is not None:
+            return await _lost_form(visit)
+        why = "unsent"
+    after = visit.here if rules.show is not None and len(visit.here) <= _MAX_NEXT else ""
+    asked = urllib.parse.urlencode({k: v for k, v in (("next", after), ("why", why)) if v})
+    return _forgotten(visit, visit.go("/sign-in" + (f"?{asked}" if asked else "")))
+
+
+async def _lost_form(visit: Visit) -> Response:
+    """A page that keeps what was sent, to send it to the route's `stale` once its sender has signed in."""
+    lost = None
+    try:
+        sent = await _sent(visit.request, _MAX_LOST)
+        lost = [(name, text) for name, texts in sent.fields.items() if name not in {"mark", "do"} for text in texts]
+    except HTTPException:
+        pass  # too large, or no form
+    page = visit.html("lost_form.html", 401, lost=lost, action=visit.base + urllib.parse.quote(visit.section))
+    return _forgotten(visit, page)
+
+
+def _forgotten(visit: Visit, response: Response) -> Response:
+    """Have the browser forget a session that is over."""
+    if COOKIE in visit.request.cookies:
         visit.keep(response, COOKIE, "")
     return response
-
-
-def _wants_page(request: Request) -> bool:
-    """Whether it is a person who asks, and not a script of a page."""
-    accepted = request.headers.get("accept", "*/*")
-    by_script = request.headers.get("sec-fetch-mode", "navigate") != "navigate"
-    return not by_script and ("text/html" in accepted or "*/*" in accepted)
-
-
-def _refuse_other_sites(request: Request) -> None:
-    """Refuse a form that another site has sent. Raises: ForgedFormError.
-
-    Browsers say where a request comes from, but for `Origin: null`, which pages that send no referrer give over plain
-    HTTP; then the mark in the form alone decides.
-    """
-    site = request.headers.get("sec-fetch-site")
-    if site is not None:
-        foreign = site not in {"same-origin", "none"}
-    else:
-        origin = request.headers.get("origin", "null")
-        own = {request.headers.get("host"), request.headers.get("x-forwarded-host")}
-        foreign = origin != "null" and urllib.parse.urlsplit(origin).netloc not in own
-    if foreign:
-        raise ForgedFormError("This form was sent by another site")
 
 
 def _fault(visit: Visit, error: Exception) -> Response:
@@ -325,13 +352,15 @@ def _fault(visit: Visit, error: Exception) -> Response:
             _log.warning("dependency_unavailable", error=error.message, kind=type(error).__name__)
             status = HTTPStatus(error.http_status)
             words = "Something that the service needs does not answer now. Nothing is lost: try again in some seconds."
+        case HTTPException(status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+            status, words = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE
         case HTTPException():
             status, words = HTTPStatus(error.status_code), str(error.detail)
         case _:
             _log.error("request_failed", exc_info=error)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             words = "Something went wrong in the service. The administrators can find out what, by the request's ID."
-    if not _wants_page(visit.request):
+    if not wants_page(visit.request):
         return PlainTextResponse(words + "\n", int(status))
     try:
         response = visit.html("error.html", status, shown=status, words=words)
@@ -341,21 +370,3 @@ def _fault(visit: Visit, error: Exception) -> Response:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         response.headers["Retry-After"] = str(RETRY_AFTER)
     return response
-
-
-_NOTICES: Mapping[str, str] = {
-    "submitted": "The job is submitted.",
-    "canceling": "The job is being cancelled.",
-    "approved": "The image is approved.",
-    "withdrawn": "The approval is withdrawn. Jobs that have the image go on.",
-    "registered": "The reference data is registered, and is brought to the sites.",
-    "recovered": "It is staged anew.",
-    "cleaned": "What was left is being removed.",
-    "retired": "The reference data is retired, and is removed at every site.",
-    "opened": "The site is open for new jobs.",
-    "closed": "The site is closed for new jobs. Those that it has go on.",
-    "noted": "The notes are changed.",
-    "published": "The message is published once more.",
-    "signed-out": "You are signed out.",
-}
-"""What a page says after something was done, by a word in its query: never a text from there."""

@@ -253,6 +253,31 @@ async def test_what_there_is_not_is_a_page() -> None:
     assert answer.status_code == 405
 
 
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/ui/jobs/job1?done=submitted", True),
+        ("/ui/admin/jobs/job1?done=noted", True),
+        ("/ui/sites?done=closed", True),
+        ("/ui/jobs?done=submitted", False),
+        ("/ui/jobs/job1?done=noted", False),
+        ("/ui/sites?done=nonsense", False),
+        ("/ui/jobs/job1/containers/x?done=submitted", False),
+    ],
+)
+async def test_what_was_done_is_told_on_the_page_that_it_is_about(path: str, told: bool) -> None:
+    answer = await (await signed_in(FakeServices(), "admin")).get(path)
+    assert ('class="notice good" role="status"' in answer.text) is told
+
+
+async def test_what_was_done_is_not_told_of_what_there_is_not() -> None:
+    services = FakeServices()
+    services.jobs.raises["status"] = NoSuchJobError("There is no job with the ID 'job1'")
+    answer = await (await signed_in(services, "ann")).get("/ui/jobs/job1?done=submitted")
+    assert answer.status_code == 404
+    assert "is submitted" not in answer.text
+
+
 async def test_files_are_kept_for_ever_under_their_name() -> None:
     browser = Browser(FakeServices())
     page = await browser.get("/ui/sign-in")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import urllib.parse
-
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
 from cdmtaskservice.domain.errors import CTSError, DependencyUnavailableError, InvalidTokenError
+from cdmtaskservice.web.next_page import next_page
+from cdmtaskservice.web.provenance import ForgedFormError
 from cdmtaskservice.web.rendering import Assets
-from cdmtaskservice.web.visit import COOKIE, Pages, Visit, page
+from cdmtaskservice.web.visit import COOKIE, MAX_SMALL, Pages, Visit, page
 
 
 def routes(pages: Pages, assets: Assets) -> list[Route]:
@@ -32,9 +32,18 @@ def routes(pages: Pages, assets: Assets) -> list[Route]:
 
     return [
         page(pages, "", _home),
-        page(pages, "/sign-in", _show, _sign_in, signed_in=False),
-        page(pages, "/sign-out", None, _sign_out, signed_in=False),
-        page(pages, "/static/{version}/{name}", asset, signed_in=False),
+        page(pages, "/sign-in", _show, _sign_in, signed_in=False, largest=MAX_SMALL),
+        page(
+            pages,
+            "/sign-out",
+            None,
+            _sign_out,
+            stale=_sign_out_anew,
+            signed_in=False,
+            asks_auth=False,
+            largest=MAX_SMALL,
+        ),
+        page(pages, "/static/{version}/{name}", asset, signed_in=False, asks_auth=False),
     ]
 
 
@@ -44,7 +53,7 @@ async def _home(visit: Visit) -> Response:
 
 async def _show(visit: Visit) -> Response:
     if visit.session is not None:
-        return visit.go(_next(visit.query.get("next", "")))
+        return visit.go(next_page(visit.query.get("next", "")))
     return _form(visit)
 
 
@@ -60,7 +69,7 @@ async def _sign_in(visit: Visit) -> Response:
         return _form(visit, f"This token is not valid: {error.message}")
     except CTSError as error:
         return _form(visit, error.message)
-    response = visit.go(_next(visit.sent.text("next")))
+    response = visit.go(next_page(visit.sent.text("next")))
     visit.keep(response, COOKIE, kept)
     return response
 
@@ -71,14 +80,14 @@ async def _sign_out(visit: Visit) -> Response:
     return response
 
 
+async def _sign_out_anew(visit: Visit) -> Response:
+    """A browser that keeps no session any more is signed out whatever its form says; that of another session stays."""
+    if visit.kept:
+        raise ForgedFormError("This page is from before you have signed in anew; reload it, and sign out there")
+    return await _sign_out(visit)
+
+
 def _form(visit: Visit, fault: str | None = None) -> Response:
-    lost = visit.query.get("why") == "lost"
+    why = "" if fault else visit.query.get("why", "")
     after = visit.query.get("next", "") or visit.sent.text("next")
-    return visit.html("sign_in.html", 401 if fault else 200, fault=fault, lost=lost, after=after)
-
-
-def _next(below: str) -> str:
-    """Where to go after signing in: a page of ours, or the first one."""
-    parts = urllib.parse.urlsplit(below)
-    own = below.startswith("/") and not below.startswith("//") and not parts.netloc and not parts.scheme
-    return below if own and "\\" not in below and below.isprintable() and below.isascii() else "/jobs"
+    return visit.html("sign_in.html", 401 if fault else 200, fault=fault, why=why, after=after)
