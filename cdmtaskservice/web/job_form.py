@@ -57,7 +57,13 @@ def body_of(fields: Fields) -> Body:
         params["declobber"] = True
     if args := [_argument(number, line) for number, line in _lines(fields.get("args", ""))]:
         params["args"] = args
-    if environment := dict(_variable(number, line) for number, line in _lines(fields.get("environment", ""))):
+    environment: Body = {}
+    for number, line in _lines(fields.get("environment", "")):
+        name, value = _variable(number, line)
+        if name in environment:
+            raise UnreadLineError("environment", f"line {number}: {name} is set on a line before; write it once")
+        environment[name] = value
+    if environment:
         params["environment"] = environment
     body["params"] = params
     if tags := [line for _, line in _lines(fields.get("tags", ""), strip=False)]:
@@ -82,15 +88,18 @@ def fields_of(body: object) -> Fields:
     fields = dict.fromkeys(NAMES, "")
     for place, names in ((body, _PLAIN), (params, _MOUNTS)):
         fields.update({name: _plain(name, place[name]) for name in names if place.get(name) is not None})
-    fields["declobber"] = "yes" if params.get("declobber") else ""
+    declobber = params.get("declobber") or False
+    if not isinstance(declobber, bool):
+        raise NotInFormError("params.declobber is neither true nor false")
+    fields["declobber"] = "yes" if declobber else ""
     fields["args"] = "\n".join(_as_line("args", a) for a in _list("params.args", params.get("args")))
     environment = params.get("environment") or {}
     if not isinstance(environment, dict):
         raise NotInFormError("params.environment is no JSON object")
     fields["environment"] = "\n".join(f"{name}={_as_line('environment', v)}" for name, v in environment.items())
-    fields["tags"] = "\n".join(_plain("tags", tag) for tag in _list("tags", body.get("tags")))
+    fields["tags"] = "\n".join(_line("tags", tag) for tag in _list("tags", body.get("tags")))
     roots = _list("input_roots", body.get("input_roots"))
-    fields["input_roots"] = "\n".join(_plain("input_roots", root) or EVERYTHING for root in roots)
+    fields["input_roots"] = "\n".join(EVERYTHING if root == "" else _line("input_roots", root) for root in roots)
     fields["input_files"] = "\n".join(_file_line(f) for f in _list("input_files", body.get("input_files")))
     return fields
 
@@ -163,6 +172,14 @@ def _plain(name: str, value: object) -> str:
     text = str(value)
     if "\n" in text or "\r" in text:
         raise NotInFormError(f"{name} has a line end in it")
+    return text
+
+
+def _line(name: str, value: object) -> str:
+    """A value as a line that counts."""
+    text = _plain(name, value)
+    if not text.strip():
+        raise NotInFormError(f"{name} has an entry of blanks only")
     return text
 
 

@@ -59,10 +59,10 @@ def size(count: float | None) -> str:
     if count is None:
         return "–"
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000 or unit == "TB":
+        if round(abs(count)) < 1000 or unit == "TB":
             break
         count /= 1000
-    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.3g} {unit}"
+    return f"{count:.0f} {unit}" if unit == "B" or round(abs(count)) >= 100 else f"{count:.3g} {unit}"
 
 
 def duration(value: float | datetime.timedelta | None) -> str:
@@ -70,7 +70,7 @@ def duration(value: float | datetime.timedelta | None) -> str:
     if value is None:
         return "–"
     seconds = value.total_seconds() if isinstance(value, datetime.timedelta) else float(value)
-    if 0 < seconds < 1:
+    if seconds > 0 and round(seconds * 1000) < 1000:
         return f"{max(1, round(seconds * 1000))} ms"
     if seconds < 10:
         return f"{seconds:.2g} s" if seconds else "0 s"

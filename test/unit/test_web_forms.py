@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from cdmtaskservice.domain.errors import (
     S3PathInaccessibleError,
 )
 from test.unit.api_fakes import FakeServices
-from test.unit.api_records import CRC, DIGEST, JOB_INPUT
+from test.unit.api_records import CRC, DIGEST, JOB_INPUT, job_record
 from test.unit.web_client import mark_of, signed_in, tags_of, text_of
 
 FORM: dict[str, Any] = {
@@ -108,8 +109,6 @@ async def test_the_form_as_json_and_back() -> None:
     good = {**FORM, "input_files": "cts-data/in/a.fa\ncts-data/in/b.fa"}
     answer = await browser.post("/ui/submit", {**good, "do": "as-json"})
     assert "&#34;input_files_format&#34;: &#34;comma_separated_list&#34;" in answer.text
-    import json
-
     text = json.dumps({**JOB_INPUT})
     back = await browser.post("/ui/submit", {"json": text, "key": "k", "do": "as-form"})
     assert "cts-data/in/a.fa\ta" in back.text
@@ -152,6 +151,43 @@ async def test_resubmitting_starts_from_the_job_without_its_checksums() -> None:
     assert "cts-data/in/sample-0.fa\tid-0" in answer.text
     assert CRC not in answer.text
     assert 'value="2GB"' in answer.text
+
+
+async def test_resubmitting_what_the_form_has_no_place_for_starts_as_json() -> None:
+    services = FakeServices()
+    services.jobs.job = job_record(input={**JOB_INPUT, "memory": 2_000_000_000, "tags": [" "]})
+    browser = await signed_in(services, "ann")
+    answer = await browser.get("/ui/submit?from=job1")
+    assert answer.status_code == 200
+    assert "tags has an entry of blanks only" in answer.text
+    assert 'id="json"' in answer.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {**FORM, "do": "add"},
+        {"json": json.dumps(JOB_INPUT), "key": "k", "do": "check"},
+        {"json": "{}", "key": "k", "do": "add"},
+        {**FORM, "output_mount_point": "x", "tags": "x" * 60, "environment": "A", "do": "check"},
+        {**FORM, "output_mount_point": "x", "tags": "x" * 60, "input_roots": "/", "do": "check"},
+    ],
+)
+async def test_the_summary_of_faults_leads_to_fields(fields: dict[str, str]) -> None:
+    services = FakeServices()
+    for name in ("get", "check"):
+        error = NoSuchImageError("The image is not approved")
+        (services.images if name == "get" else services.submission).raises[name] = error
+    browser = await signed_in(services, "ann")
+    tags = tags_of((await browser.post("/ui/submit", fields)).text)
+    ids = {attributes.get("id") for _, attributes in tags}
+    links = [
+        str(a.get("href"))
+        for t, a in tags
+        if t == "a" and str(a.get("href")).startswith("#") and a.get("class") is None
+    ]
+    assert {link[1:] for link in links} <= ids
+    assert links or fields.get("do") == "add"
 
 
 POSTS = (
@@ -198,6 +234,15 @@ async def test_what_is_done_is_done_by_a_form_of_ours_only(
     assert call in [name for name, _ in fake.calls]
     if path.startswith("/ui/admin"):
         assert (await (await signed_in(services, "ann")).post(path, fields)).status_code == 403
+
+
+async def test_publishing_what_is_overdue_is_not_done_again_by_reloading() -> None:
+    services = FakeServices()
+    browser = await signed_in(services, "admin")
+    answer = await browser.post("/ui/admin/service", {"age": "PT10M"})
+    assert answer.headers["Location"] == "/ui/admin/service?jobs=2&messages=5"
+    assert "5 messages of 2 jobs published" in (await browser.get("/ui/admin/service?jobs=2&messages=5")).text
+    assert "published." not in (await browser.get("/ui/admin/service?jobs=many&messages=5")).text
 
 
 async def test_numbers_among_notes_stay_numbers() -> None:

@@ -72,6 +72,19 @@ def test_what_the_form_has_no_place_for_is_said(junk: Any) -> None:
     assert set(fields) == set(NAMES)
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"params": {"declobber": "false"}}, "params.declobber is neither true nor false"),
+        ({"tags": ["a", "  "]}, "tags has an entry of blanks only"),
+        ({"input_roots": ["", "\t"]}, "input_roots has an entry of blanks only"),
+    ],
+)
+def test_what_the_form_would_show_as_something_else_is_said(body: dict[str, Any], words: str) -> None:
+    with pytest.raises(NotInFormError, match=words):
+        fields_of(body)
+
+
 def test_lines_of_files() -> None:
     lines = ["b/plain.fa", "", " b/blank at end ", "b/id.fa; an id; of two parts", f"b/both.fa\tid\t{CRC}"]
     text = "\n".join([*lines, f"b/sum.fa\t\t{CRC}", ""])
@@ -101,6 +114,7 @@ def test_what_is_empty_is_left_out() -> None:
         ({"args": "stats\n{oh no"}, "args", "line 2 begins with '{', but is no JSON"),
         ({"environment": "A=b\nnothing"}, "environment", "line 2: write NAME=value"),
         ({"environment": "A={"}, "environment", "line 1 begins with"),
+        ({"environment": "A=b\nB=c\n\nA=d"}, "environment", "line 4: A is set on a line before"),
     ],
 )
 def test_lines_that_cannot_be_read(fields: Fields, field: str, words: str) -> None:

@@ -7,10 +7,17 @@ import html
 
 import pytest
 
-from cdmtaskservice.domain.errors import DependencyUnavailableError, InvalidJobStateError, NoLogsError, NoSuchJobError
+from cdmtaskservice.domain.errors import (
+    DependencyUnavailableError,
+    InvalidJobStateError,
+    NoLogsError,
+    NoSuchJobError,
+    NoSuchRefdataError,
+)
 from cdmtaskservice.domain.records import OutputFiles
 from cdmtaskservice.domain.states import JobState
 from cdmtaskservice.services.jobs import FilesPage
+from cdmtaskservice.web import words
 from cdmtaskservice.web.visit import HEADERS
 from test.unit.api_fakes import FakeServices
 from test.unit.api_records import CRC, IMAGE, container_record, finished_job, job_record
@@ -162,6 +169,50 @@ async def test_search_and_filters_are_asked_for() -> None:
     for words in ("Q: ", "State: there is no such state", "After: give a date"):
         assert words in answer.text
     assert (await browser.get("/ui/jobs?cursor=nonsense")).status_code == 400
+    for time in ("after=0001-01-01T00:00:00%2B14:00", "before=9999-12-31T23:59:59-14:00"):
+        answer = await browser.get(f"/ui/jobs?{time}")
+        assert answer.status_code == 400
+        assert ": give a date" in answer.text
+
+
+async def test_a_search_among_everybodys_jobs_is_made_once() -> None:
+    browser = await signed_in(FakeServices(), "admin")
+    for path, polls in (("/jobs?q=a", True), ("/admin/jobs?tag=a", True), ("/admin/jobs?q=a", False)):
+        assert ("data-poll" in (await browser.get(f"/ui{path}")).text) is polls
+    assert "data-poll" not in (await browser.get("/ui/jobs?state=nonsense")).text
+
+
+async def test_a_user_is_no_filter_of_ones_own_jobs() -> None:
+    services = FakeServices()
+    services.jobs.listed = []
+    browser = await signed_in(services, "ann")
+    assert "You have no jobs yet" in (await browser.get("/ui/jobs?user=ben")).text
+    assert "No job fits" in (await browser.get("/ui/jobs?q=ben")).text
+
+
+@pytest.mark.parametrize("what", ["recover", "clean"])
+async def test_what_is_asked_about_is_there(what: str) -> None:
+    services = FakeServices()
+    browser = await signed_in(services, "admin")
+    answer = await browser.get(f"/ui/admin/refdata/ref1/the-moon/{what}")
+    assert answer.status_code == 404
+    assert (await browser.get(f"/ui/admin/refdata/ref1/perlmutter-jaws/{what}")).status_code == 200
+    services.refdata.raises["get"] = NoSuchRefdataError("There is no reference data 'x'")
+    answer = await browser.get(f"/ui/admin/refdata/x/kbase/{what}")
+    assert answer.status_code == 404
+
+
+def test_rounded_numbers_have_the_unit_of_what_they_are_rounded_to() -> None:
+    assert [words.size(count) for count in (999, 999.6, 999_499, 999_600, 99_960, 5e15)] == [
+        "999 B",
+        "1 kB",
+        "999 kB",
+        "1 MB",
+        "100 kB",
+        "5000 TB",
+    ]
+    shown = [words.duration(seconds) for seconds in (0.0001, 0.9994, 0.9996, 9.96, 59.4, 59.99, 3599.6)]
+    assert shown == ["1 ms", "999 ms", "1 s", "10 s", "59 s", "1 min", "1 h"]
 
 
 async def test_a_full_page_links_to_the_next() -> None:
@@ -322,6 +373,11 @@ async def test_events_and_logs_as_the_api_gives_them() -> None:
     services.jobs.found = [container_record(0, state=JobState.COMPLETE)]
     await browser.get("/ui/jobs/job1/log/0/stderr", Accept="text/plain")
     assert services.live_logs.calls[-1][1][1:] == ("job1", 0, "stderr", 2_000_000)
+    await browser.get("/ui/jobs/job1/log/0/stderr?seek=5", Accept="text/plain")
+    assert services.live_logs.calls[-1][1][-1] == 2_000_000  # where it was when it was hidden, long ago
+    await browser.get("/ui/jobs/job1/log/0/stderr?seek=2999999", Accept="text/plain")
+    assert services.live_logs.calls[-1][1][-1] == 2_999_999
+    services.jobs.found = [container_record(0)]
     await browser.get("/ui/jobs/job1/log/0/stderr?seek=5", Accept="text/plain")
     assert services.live_logs.calls[-1][1][-1] == 5
     services.live_logs.raises["follow"] = NoLogsError("There is no stderr log of container 0")

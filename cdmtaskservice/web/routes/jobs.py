@@ -73,7 +73,7 @@ def _wanted(visit: Visit) -> tuple[JobFilter, dict[str, str]]:
     for name in _TIMES:
         try:
             values[name] = _time(visit.query.get(name, ""))
-        except ValueError:
+        except (ValueError, OverflowError):
             faults[name.capitalize()] = "give a date and a time, such as 2030-01-31T12:00"
     state = visit.query.get("state", "")
     if state:
@@ -96,7 +96,7 @@ def _wanted(visit: Visit) -> tuple[JobFilter, dict[str, str]]:
 
 
 def _time(text: str) -> datetime.datetime | None:
-    """A time in UTC, as browsers send it; None for nothing. Raises: ValueError."""
+    """A time in UTC, as browsers send it; None for nothing. Raises: ValueError, OverflowError."""
     if not text:
         return None
     time = datetime.datetime.fromisoformat(text)
@@ -112,7 +112,8 @@ async def _page(
     held: Sequence[JobRecord] | None,
     faults: Mapping[str, str],
 ) -> Response:
-    asked = {name: visit.query.get(name, "") for name in _FILTERS}
+    admin = root != "/jobs"
+    asked = {name: visit.query.get(name, "") for name in _FILTERS if admin or name != "user"}
     more = []
     if len(listed) >= wanted.limit:
         more = [("Older jobs", linked(visit.base + root, {**asked, "cursor": cursor_after(listed[-1])}))]
@@ -123,7 +124,9 @@ async def _page(
         400 if faults else 200,
         heading=heading,
         root=root,
-        admin=root != "/jobs",
+        admin=admin,
+        # A search reads all jobs, everybody's above all: too much to do it over and over.
+        polls=not faults and not (admin and asked["q"]),
         wanted=asked,
         filtered=any(asked.values()),
         states=list(JobState),

@@ -54,7 +54,7 @@ class _Streams:
         return events_response(news, visit.request.headers.get("last-event-id"))
 
     async def _log(self, visit: Visit) -> Response:
-        """`whole`: the log as a file. Else it is followed, from `seek` on or, without it, from near its end on."""
+        """`whole`: the log as a file. Else it is followed from `seek` on; once it is over, from near its end at least."""
         job_id, stream = visit.path("job_id"), _stream(visit.path("stream"))
         number = container_number(visit.path("number"))
         viewer = self._viewer(visit)
@@ -72,8 +72,9 @@ class _Streams:
     ) -> Response:
         container = await visit.services.jobs.container(viewer, job_id, number)
         seek = _seek(visit.query.get("seek", ""))
-        if seek is None and container.state.is_terminal:
-            seek = max(0, await visit.services.jobs.log_size(viewer, job_id, number, stream) - TAIL)
+        if container.state.is_terminal:
+            # A page that was hidden may ask from where it was, long before the end of what was written meanwhile.
+            seek = max(seek or 0, await visit.services.jobs.log_size(viewer, job_id, number, stream) - TAIL)
         followed = await visit.services.live_logs.follow(
             visit.user, job_id, number, stream, seek or 0, any_job=self.admin
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydantic import TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -89,8 +90,18 @@ async def _retire(visit: Visit) -> Response:
     return visit.go(f"/admin/refdata/{refdata_id}?done=retired")
 
 
+async def _staged(visit: Visit) -> tuple[str, str]:
+    """The reference data and the site of a path, both of which there are. Raises: HTTPException."""
+    view = await visit.services.refdata.get(visit.path("refdata_id"))
+    site = visit.path("site")
+    sites = {staging.site for staging in view.stagings} | {s.info.name for s in await visit.services.sites.list()}
+    if site not in sites:
+        raise HTTPException(404, f"There is no site {site!r}")
+    return view.refdata.id, site
+
+
 async def _ask_recover(visit: Visit) -> Response:
-    refdata_id, site = visit.path("refdata_id"), visit.path("site")
+    refdata_id, site = await _staged(visit)
     return visit.confirm(
         f"Stage it at {site} anew?",
         [f"Reference data {refdata_id}. What has come before is used where it is whole."],
@@ -109,7 +120,7 @@ async def _recover(visit: Visit) -> Response:
 
 
 async def _ask_clean(visit: Visit) -> Response:
-    refdata_id, site = visit.path("refdata_id"), visit.path("site")
+    refdata_id, site = await _staged(visit)
     return visit.confirm(
         f"Clean up at {site}?",
         [f"What the staging of {refdata_id} has left will be removed, and not the data."],

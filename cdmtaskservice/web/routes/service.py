@@ -13,6 +13,7 @@ from cdmtaskservice.api.parameters import seconds
 from cdmtaskservice.domain.errors import CTSError, UnsupportedOperationError
 from cdmtaskservice.domain.quantities import Duration
 from cdmtaskservice.domain.states import JobState
+from cdmtaskservice.web.form_data import whole_number
 from cdmtaskservice.web.visit import Pages, Visit, page
 
 _DURATION: TypeAdapter[datetime.timedelta] = TypeAdapter(Duration)
@@ -24,7 +25,8 @@ def routes(pages: Pages) -> list[Route]:
 
 
 async def _show(visit: Visit) -> Response:
-    return await _page(visit, "PT10M")
+    jobs, messages = (whole_number(visit.query.get(name, "")) for name in ("jobs", "messages"))
+    return await _page(visit, "PT10M", sent=None if jobs is None or messages is None else (jobs, messages))
 
 
 async def _publish(visit: Visit) -> Response:
@@ -34,12 +36,12 @@ async def _publish(visit: Visit) -> Response:
     except ValidationError as error:
         return await _page(visit, text, fault=error.errors()[0]["msg"].removeprefix("Value error, "))
     try:
-        jobs, transitions = await visit.services.admin_jobs.unsent(age)
+        jobs, messages = await visit.services.admin_jobs.unsent(age)
     except CTSError as error:
         if error.http_status >= 500:
             raise
         return await _page(visit, text, fault=error.message)
-    return await _page(visit, text, sent=(jobs, transitions))
+    return visit.go(f"/admin/service?jobs={jobs}&messages={messages}")
 
 
 async def _page(visit: Visit, age: str, *, fault: str = "", sent: tuple[int, int] | None = None) -> Response:

@@ -96,7 +96,13 @@ async def _again(visit: Visit, job_id: str) -> _Form:
     if inputs.data_ids is not None:
         files = [{"file": f, "data_id": d} for f, d in zip(inputs.files, inputs.data_ids, strict=True)]
     asked = {**job.input, "memory": words.memory(job.input["memory"]), "input_files": files}
-    return _Form(job_form.fields_of(asked), _new_key(), origin=job_id)
+    form = _Form({}, _new_key(), origin=job_id)
+    try:
+        form.fields = job_form.fields_of(asked)
+    except NotInFormError as error:
+        form.text, form.as_json = json.dumps(asked, indent=2, ensure_ascii=False), True
+        form.faults = {"json": [f"{error}; the form has no place for it"]}
+    return form
 
 
 async def _stale(visit: Visit) -> Response:
@@ -130,7 +136,7 @@ async def _submit(visit: Visit) -> Response:
             _to_json(form)
         case "as-form":
             _to_form(form)
-        case "add":
+        case "add" if not form.as_json:
             _add(form, sent)
     return await _page(visit, form, 400 if form.faults else 200)
 
@@ -204,7 +210,7 @@ def _add(form: _Form, sent: Sent) -> None:
     """Add a parameter where it was chosen for: a line of the arguments or of the environment."""
     chosen = _CHOICES.get(sent.text("add_what"))
     if chosen is None:
-        form.faults = {"add": ["Choose what to add"]}
+        form.faults = {"add_what": ["Choose what to add"]}
         return
     variable, flag = sent.text("add_variable").strip(), sent.text("add_flag").strip()
     parameter = dict(chosen)
@@ -225,7 +231,7 @@ def _add(form: _Form, sent: Sent) -> None:
 async def _page(visit: Visit, form: _Form, status: int = 200) -> Response:
     sites = await visit.services.sites.list()
     shown_image, image_fault = await _image(visit, form)
-    if image_fault and "image" not in form.faults and form.fields.get("image"):
+    if image_fault and not form.as_json and "image" not in form.faults:
         form.faults.setdefault("image", []).append(image_fault)
     return visit.html(
         "submit.html",

@@ -6,12 +6,15 @@ import { morph } from "./morph.js";
 const QUIET = 1000; // milliseconds between two looks at least, and more where a look takes long
 const SHARE = 5; // of the time at most one part in so many is spent looking
 const PATIENCE = 5000; // until the next try when the service does not answer
+const SLOWLY = 30_000; // between two looks at a page whose events cannot be followed
 
 let busy = false;
 let again = false;
 let last = 0;
 let quiet = QUIET;
 let timer = 0;
+let how = "live";
+let stopped = false; // for good, as nobody is signed in any more
 
 export function startLive() {
   const main = document.getElementById("main");
@@ -34,17 +37,22 @@ function repeat(pause) {
 function follow(url) {
   let source = null;
   let over = false;
+  let retry = 0;
   const open = () => {
-    if (source || over || document.hidden) return;
+    if (source || over || stopped || document.hidden || !document.getElementById("main").dataset.events) return;
     source = new EventSource(url);
-    source.onopen = () => tell("live");
+    source.onopen = () => {
+      how = "live";
+      tell(how);
+    };
     source.onerror = () => {
-      tell("connecting …", true);
       // A browser tries again by itself, but not after an answer that is an error.
-      if (source?.readyState === EventSource.CLOSED) {
-        close();
-        setTimeout(open, PATIENCE);
-      }
+      if (source?.readyState !== EventSource.CLOSED) return tell("connecting …", true);
+      close();
+      how = `every ${SLOWLY / 1000} s, as too many pages follow jobs`;
+      refresh(); // which tells whether it is that, or nobody is signed in, or the service is away
+      clearTimeout(retry);
+      retry = setTimeout(open, SLOWLY);
     };
     for (const kind of ["state", "containers", "waiting"]) source.addEventListener(kind, refresh);
     source.addEventListener("end", () => {
@@ -66,6 +74,7 @@ function follow(url) {
 
 /** Look at the page again, soon, and not too often. */
 export function refresh() {
+  if (stopped) return;
   if (busy) {
     again = true;
     return;
@@ -78,7 +87,7 @@ async function look() {
   busy = true;
   last = Date.now();
   try {
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
+    const answer = await fetch(here(), { headers: { Accept: "text/html" }, cache: "no-store" });
     if (answer.status === 401 || answer.redirected) return ended();
     if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
     take(new DOMParser().parseFromString(await answer.text(), "text/html"));
@@ -95,6 +104,13 @@ async function look() {
   }
 }
 
+/** This page, without what is asked of a site's engine: that is for one look only. */
+function here() {
+  const url = new URL(location.href);
+  url.searchParams.delete("runner");
+  return url;
+}
+
 function take(fresh) {
   document.title = fresh.title;
   const main = document.getElementById("main");
@@ -107,11 +123,12 @@ function take(fresh) {
     morph(part, other);
     if (part.dataset.announce !== before) say(`State: ${part.dataset.announce}`);
   }
-  tell(main.dataset.poll || main.dataset.events ? "live" : "over");
+  tell(main.dataset.poll || main.dataset.events ? how : "over");
   document.dispatchEvent(new Event("cts:changed"));
 }
 
 function ended() {
+  stopped = true;
   tell("signed out; sign in again to go on", true);
   say("You are signed out");
 }
