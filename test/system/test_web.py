@@ -6,7 +6,7 @@ import re
 import uuid
 
 import httpx
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Route
 
 from test.system.driver import Driver
 from test.system.web_room import Surfer, surfing
@@ -279,3 +279,70 @@ async def test_a_session_that_has_ended_is_told_on_a_page_that_is_open(shared: D
         await surfer.context.clear_cookies()
         await surfer.says("#live-state", "sign in again")
         await surfer.says("#announce", "signed out")
+
+
+async def test_a_page_that_may_not_follow_its_job_looks_slowly_and_stops_when_signed_out(
+    shared: Driver, chromium: Browser
+):
+    files = await shared.upload({"a.fa": b">a\nACGT\n"})
+    job_id = await shared.submit(files, ["tick", "600", "1"], runtime=900, name="Followed by too many")
+    async with surfing(shared, chromium, "admin") as surfer:
+        surfer.expected = {400, 401}
+        page = surfer.page
+        asked: list[str] = []
+        page.on("request", lambda r: asked.append(r.url) if r.resource_type == "fetch" else None)
+
+        async def refuse(route: Route) -> None:
+            await route.fulfill(status=400, body="too many")
+
+        await page.route("**/events", refuse)
+        await page.clock.install()
+        await surfer.go(f"/ui/admin/jobs/{job_id}?runner=0")
+        await page.clock.run_for(2000)
+        await surfer.says("#live-state", "every 30 s, as too many pages follow jobs")
+        seen = len(asked)
+        await page.clock.run_for(35_000)
+        await surfer.says("#live-state", "every 30 s")
+        assert seen < len(asked) <= seen + 2
+        assert not [url for url in asked if "runner" in url]  # the engine is asked once
+        await surfer.context.clear_cookies()
+        await page.clock.run_for(35_000)
+        await surfer.says("#live-state", "sign in again")
+        seen = len(asked)
+        await page.clock.run_for(120_000)
+        assert len(asked) == seen
+    await shared.client().put(f"/jobs/{job_id}/cancel")
+    await shared.over(job_id, "canceled")
+
+
+async def test_a_form_that_is_sent_after_the_session_comes_back(shared: Driver, chromium: Browser):
+    async with surfing(shared, chromium, "ann") as surfer:
+        surfer.expected = {401, 403}
+        page = surfer.page
+        await fill_in(surfer, ["cts-data/ann/in/a.fa"], "stats\n\n-v", "Typed for long", num_containers="1")
+        await surfer.context.clear_cookies()
+        await page.click("button.primary[value=submit]")
+        await surfer.says("[role=alert]", "Nothing was done")
+        async with surfer.context.expect_page() as opened:
+            await page.click("text=in another tab")
+        other = await opened.value
+        await other.fill("#token", shared.service.tokens["ann"])
+        await other.keyboard.press("Enter")
+        await other.wait_for_url("**/ui/jobs")
+        await page.click("text=Show my form again")
+        await surfer.says("[role=alert]", "signed in anew")
+        assert await page.input_value("#name") == "Typed for long"
+        assert await page.input_value("#args") == "stats\n\n-v"
+    assert (await shared.client().get("/jobs", params={"q": "Typed for long"})).json()["jobs"] == []
+
+
+async def test_signing_in_for_a_download_goes_to_its_job(shared: Driver, chromium: Browser):
+    files = await shared.upload({"a.fa": b">a\nACGT\n"})
+    job_id = await shared.submit(files, WRITE, name="To be downloaded")
+    await shared.over(job_id)
+    async with surfing(shared, chromium) as surfer:
+        await surfer.go(f"/ui/jobs/{job_id}/download?kind=outputs&n=0")
+        await surfer.page.fill("#token", shared.service.tokens["ann"])
+        await surfer.page.keyboard.press("Enter")
+        await surfer.page.wait_for_url(f"**/ui/jobs/{job_id}")
+        await surfer.says("h1", "To be downloaded")

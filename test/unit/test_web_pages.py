@@ -166,8 +166,8 @@ async def test_search_and_filters_are_asked_for() -> None:
     assert wanted.after.isoformat() == "2030-01-01T10:00:00+00:00"
     answer = await browser.get("/ui/jobs?q=a%00b&state=nonsense&after=yesterday")
     assert answer.status_code == 400
-    for words in ("Q: ", "State: there is no such state", "After: give a date"):
-        assert words in answer.text
+    for fault in ("Q: ", "State: there is no such state", "After: give a date"):
+        assert fault in answer.text
     assert (await browser.get("/ui/jobs?cursor=nonsense")).status_code == 400
     for time in ("after=0001-01-01T00:00:00%2B14:00", "before=9999-12-31T23:59:59-14:00"):
         answer = await browser.get(f"/ui/jobs?{time}")

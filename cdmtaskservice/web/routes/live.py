@@ -54,7 +54,7 @@ class _Streams:
         return events_response(news, visit.request.headers.get("last-event-id"))
 
     async def _log(self, visit: Visit) -> Response:
-        """`whole`: the log as a file. Else it is followed from `seek` on; once it is over, from near its end at least."""
+        """`whole`: the log as a file. Else it is followed from `seek` on; once it is over, from near its end on."""
         job_id, stream = visit.path("job_id"), _stream(visit.path("stream"))
         number = container_number(visit.path("number"))
         viewer = self._viewer(visit)
