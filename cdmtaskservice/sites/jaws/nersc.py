@@ -197,7 +197,9 @@ class Nersc:
         self, ask: Callable[[AsyncClient], Awaitable[httpx.Response]], missing: Sequence[int]
     ) -> httpx.Response | None:
         for last in (False, True):
-            self._breaker.check()
+            if last:
+                # Not at first: whoever has been let through once is the one who tries.
+                self._breaker.check()
             client = None
             try:
                 async with self._slots, asyncio.timeout(self._config.timeout):
