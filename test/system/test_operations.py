@@ -83,7 +83,7 @@ async def test_a_fault_at_s3_is_counted_as_s3s(own: Driver):
     files = await own.upload({"a": b">a\nA\n"})
     store = own.service.stack.s3_store
     before = await numbers(own)
-    assert ("cts_external_call_seconds_count", "head_object", "error", "s3") not in before
+    assert not [key for key in before if key[0] == "cts_external_call_seconds_count" and key[2] == "error"]
     store.kill()
     try:
         reply = await own.client().post("/jobs", json=own.body(files, ["copy", LISTED]))
@@ -91,9 +91,8 @@ async def test_a_fault_at_s3_is_counted_as_s3s(own: Driver):
         after = await numbers(own)
     finally:
         store.start()
-    assert after["cts_external_call_seconds_count", "head_object", "error", "s3"] >= 1
     assert after["cts_http_requests_total", "POST", "/jobs", "5xx"] == 1
-    # Nobody else is to blame.
+    # Which call met it first is chance; nobody else is to blame.
     assert {key[3] for key in after if key[0] == "cts_external_call_seconds_count" and key[2] == "error"} == {"s3"}
 
 
