@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -38,7 +38,21 @@ _SIGN_OF_LIFE = b": alive\n\n"
 
 
 class StayingResponse(StreamingResponse):
-    """A stream. What feeds it is closed however the request ends, and a broken one does not look like a whole one."""
+    """A stream. What feeds it is closed however the request ends, and a broken one does not look like a whole one.
+
+    source: what `content` itself reads, if that is something else, and is to be closed also where nothing was read.
+    """
+
+    def __init__(
+        self,
+        content: AsyncGenerator[bytes, None],
+        media_type: str,
+        headers: Mapping[str, str],
+        source: AsyncGenerator[Any, None] | None = None,
+    ) -> None:
+        super().__init__(content, media_type=media_type, headers=headers)
+        # A generator that was never begun runs none of its own code when it is closed.
+        self._feeding = [content, *([] if source is None else [source])]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
@@ -57,9 +71,8 @@ class StayingResponse(StreamingResponse):
             # Without its last chunk, an answer is broken for every client.
             _log.info("stream_broken_off", why=str(group.exceptions[0]))
         finally:
-            close = getattr(self.body_iterator, "aclose", None)
-            if close is not None:
-                await close()
+            for generator in self._feeding:
+                await generator.aclose()
 
 
 class LogResponse(StayingResponse):
@@ -67,7 +80,7 @@ class LogResponse(StayingResponse):
 
     def __init__(
         self,
-        chunks: AsyncIterator[bytes],
+        chunks: AsyncGenerator[bytes, None],
         job_id: str,
         number: int,
         stream: LogStream,
@@ -80,7 +93,7 @@ class LogResponse(StayingResponse):
             "X-Content-Type-Options": "nosniff",
             **(more or {}),
         }
-        super().__init__(chunks, media_type="text/plain; charset=utf-8", headers=headers)
+        super().__init__(chunks, "text/plain; charset=utf-8", headers)
 
 
 def followed_response(log: FollowedLog, job_id: str, number: int, stream: LogStream) -> LogResponse:
@@ -92,10 +105,10 @@ def followed_response(log: FollowedLog, job_id: str, number: int, stream: LogStr
 def events_response(news: AsyncGenerator[JobNews | None, None], last_event_id: str | None) -> StayingResponse:
     """A job's news, as they come."""
     events = event_stream(news, transitions_seen(last_event_id))
-    return StayingResponse(events, media_type="text/event-stream", headers=_UNBUFFERED)
+    return StayingResponse(events, "text/event-stream", _UNBUFFERED, source=news)
 
 
-async def event_stream(news: AsyncGenerator[JobNews | None, None], seen: int) -> AsyncIterator[bytes]:
+async def event_stream(news: AsyncGenerator[JobNews | None, None], seen: int) -> AsyncGenerator[bytes, None]:
     """The events of a job, each state once.
 
     seen: how many transitions the reader knows of already.

@@ -17,7 +17,6 @@ from cdmtaskservice.store.live_logs import LiveLogStore
 
 _log = structlog.get_logger(__name__)
 
-
 _FOLLOWED_BEFORE = datetime.timedelta(minutes=5)
 """How long nobody has followed a log that is dropped."""
 

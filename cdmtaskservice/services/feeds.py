@@ -24,7 +24,6 @@ _log = structlog.get_logger(__name__)
 _PAUSE_WHEN_AWAY = 2.0
 """Seconds until the next try while something that is read does not answer."""
 
-
 LONGEST = 3600.0
 """Seconds after which a reader must ask again, so that it is looked at again whether it may read."""
 

@@ -127,15 +127,15 @@ class Jobs:
 
         Raises: ChecksumMismatchError where the file has other bytes now, NoSuchS3PathError where it is gone.
         """
-        page = await self.files(viewer, job_id, kind, number, 1)
-        if not page.files:
+        files, _ = await self._some_files(viewer, job_id, kind, number, 1)
+        if not files.files:
             return None
-        file = page.files[0]
+        file = files.files[0]
         try:
             found = await self._s3.head(file)
         except (NoSuchS3PathError, NoSuchBucketError) as e:
             raise NoSuchS3PathError(f"{file} is not in S3 any more: it was removed or moved") from e
-        if found.crc64nvme != page.crc64nvmes[0]:
+        if found.crc64nvme != files.crc64nvmes[0]:
             if kind == "inputs":
                 raise ChecksumMismatchError(f"{file} was replaced since job {job_id} was submitted with it")
             raise ChecksumMismatchError(
@@ -148,17 +148,21 @@ class Jobs:
         self, viewer: Principal | None, job_id: str, kind: FileKind, offset: int = 0, limit: int = 1000
     ) -> FilesPage:
         """`limit` of a job's files at most, from number `offset` on. Outputs are there once the job is over."""
-        job = await self.find(job_id, viewer)
-        files: InputFiles | OutputFiles
-        if kind == "inputs":
-            total = job.input_file_count
-            files = await self._files.inputs(job_id, min(offset, total), min(offset + limit, total))
-        else:
-            total = job.output_file_count or 0
-            stop = min(offset + limit, total)
-            files = await self._files.outputs(job_id, offset, stop) if offset < stop else OutputFiles()
+        files, total = await self._some_files(viewer, job_id, kind, offset, limit)
         urls = await self._s3.presign_gets(files.files, self._presign_expiry)
         return FilesPage(files.files, files.crc64nvmes, urls, getattr(files, "sizes", None), total)
+
+    async def _some_files(
+        self, viewer: Principal | None, job_id: str, kind: FileKind, offset: int, limit: int
+    ) -> tuple[InputFiles | OutputFiles, int]:
+        """These files, and how many there are in all."""
+        job = await self.find(job_id, viewer)
+        if kind == "inputs":
+            total = job.input_file_count
+            return await self._files.inputs(job_id, min(offset, total), min(offset + limit, total)), total
+        total = job.output_file_count or 0
+        stop = min(offset + limit, total)
+        return await self._files.outputs(job_id, offset, stop) if offset < stop else OutputFiles(), total
 
     async def log(
         self,

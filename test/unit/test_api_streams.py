@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 
 import pytest
+from starlette.requests import ClientDisconnect
 
+from cdmtaskservice.api.streams import events_response
 from cdmtaskservice.domain.errors import (
     DependencyUnavailableError,
     NoSuchJobError,
@@ -96,6 +99,34 @@ async def test_a_stream_that_breaks_off_does_not_look_whole(
     assert [m["type"] for m in sent] == ["http.response.start", "http.response.body"]
     assert sent[1]["body"] == b"live\n"
     assert sent[1]["more_body"] is True
+
+
+async def test_a_reader_that_leaves_before_the_first_byte_keeps_no_place() -> None:
+    """Its news has taken a place among the readers already, and nothing of the stream has been read."""
+    left = []
+
+    async def begun() -> AsyncGenerator[None, None]:
+        try:
+            yield None
+            yield None
+        finally:
+            left.append("place")
+
+    news = begun()
+    await anext(news)
+    response = events_response(news, None)  # type: ignore[arg-type]
+
+    async def send(_: object) -> None:
+        raise OSError("the client is gone")
+
+    async def receive() -> dict[str, object]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}}
+    with pytest.raises(ClientDisconnect):
+        await response(scope, receive, send)
+    assert left == ["place"]
 
 
 async def test_how_long_a_reader_stays_is_no_latency(services: FakeServices, client: Client) -> None:
