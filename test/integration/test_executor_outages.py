@@ -145,7 +145,8 @@ def test_service_away_and_answers_lost(begin: Begin, seqtool_image: Pushed) -> N
     assert worker.run() == 0
     assert worker.service.states() == HAPPY
     assert len(outputs(worker)["x"]) == 6_000_000
-    assert min(seen.values()) >= len(ways)
+    # A heartbeat that is lost is not repeated: as many come as the executor has time for.
+    assert min(n for path, n in seen.items() if path != "/heartbeat") >= len(ways)
     claims = {c.body["claim"] for c in worker.service.calls if c.path == "/work"}
     assert len(claims) == 1
 
