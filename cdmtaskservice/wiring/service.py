@@ -69,6 +69,7 @@ from cdmtaskservice.store.sites import SiteStore
 from cdmtaskservice.store.stagings import StagingStore
 from cdmtaskservice.wiring.loops import Loops
 from cdmtaskservice.wiring.refdata import own_stager, staging_config
+from cdmtaskservice.wiring.revision import git_hash
 from cdmtaskservice.wiring.sites import site_parts
 
 _log = structlog.get_logger(__name__)
@@ -97,7 +98,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         info = ServiceInfo(
             version=version("cdmtaskservice"),
-            git_hash=os.environ.get("CTS_GIT_HASH", "unknown"),
+            git_hash=git_hash(),
             notes=settings.service.notes,
             now=utc_now,
         )
