@@ -11,6 +11,9 @@ from .order import Limits
 
 _NEARLY_ALL = 0.98
 
+_LONGEST_LINE = 200
+"""Characters of a container's own words in what its owner is told."""
+
 
 def judged(ran: Ran, limits: Limits, stderr_tail: str, disk_is_full: bool) -> ContainerFailure | None:
     """Why the container failed, or None. What it did first counts: out of memory before out of time.
@@ -44,6 +47,9 @@ def judged(ran: Ran, limits: Limits, stderr_tail: str, disk_is_full: bool) -> Co
         words = f"The container exited with exit code {ran.exit_code}{_signal(ran.exit_code)}. Its logs say why."
         if disk_is_full:
             words += " The worker's disk is full, which may be the reason."
+        last = _last_line(stderr_tail)
+        if last:
+            words += f" The last line of stderr: {last}"
         return ContainerFailure(words, admin)
     if ran.log_error is not None:
         return failure_of(ran.log_error)
@@ -58,6 +64,13 @@ def duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     parts = ((hours, "h"), (minutes, "min"), (rest, "s"))
     return " ".join(f"{n} {unit}" for n, unit in parts if n)
+
+
+def _last_line(text: str) -> str:
+    """The last line that says something, fit for one line of an error: no control characters, and not too long."""
+    lines = ("".join(c if c.isprintable() else " " for c in line).strip() for line in reversed(text.splitlines()))
+    last = next((line for line in lines if line), "")
+    return last if len(last) <= _LONGEST_LINE else f"{last[:_LONGEST_LINE]}…"
 
 
 def _signal(exit_code: int) -> str:

@@ -23,7 +23,10 @@ def test_failing_exit(begin: Begin, seqtool_image: Pushed) -> None:
     report = worker.service.update("error_processing_submitting")
     assert report["exit_code"] == 3
     assert report["usage"]["wall_seconds"] > 0
-    assert worker.service.update("error")["error"] == "The container exited with exit code 3. Its logs say why."
+    assert worker.service.update("error")["error"] == (
+        "The container exited with exit code 3. Its logs say why. "
+        "The last line of stderr: seqtool: failing with exit code 3, as asked"
+    )
     assert "as asked" in worker.service.update("error")["admin_error"]
     assert b"as asked" in worker.service.log("stderr")
     assert worker.nothing_left()

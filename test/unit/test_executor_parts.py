@@ -65,6 +65,29 @@ def test_verdict_with_a_full_disk_and_the_end_of_stderr() -> None:
 
 
 @pytest.mark.parametrize(
+    ("stderr", "end"),
+    [
+        ("", "say why."),
+        (" \n\n", "say why."),
+        ("Traceback:\n  File\nKeyError: 'x'\n", "say why. The last line of stderr: KeyError: 'x'"),
+        ("\x1b[31mred\x07\x1b[0m \r\n\n", "stderr: [31mred  [0m"),
+        ("half a line\rdone: \ufffd", "stderr: done: \ufffd"),
+        ("x" * 1000, "stderr: " + 200 * "x" + "…"),
+    ],
+)
+def test_the_last_line_of_stderr_is_told(stderr: str, end: str) -> None:
+    problem = judged(ran(1), LIMITS, stderr, False)
+    assert problem is not None
+    assert problem.error.endswith(end)
+
+
+def test_only_an_exit_code_needs_the_words_of_stderr() -> None:
+    problem = judged(ran(0, past_runtime=True), LIMITS, "last words", False)
+    assert problem is not None
+    assert "last words" not in problem.error
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [(1.0, "1 s"), (90.5, "90.5 s"), (119, "119 s"), (120, "2 min"), (3661, "1 h 1 min 1 s"), (86400, "24 h")],
 )
