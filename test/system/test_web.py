@@ -20,7 +20,7 @@ LISTED = {"type": "input_files", "input_files_format": "space_separated_list"}
 async def fill_in(surfer: Surfer, files: list[str], args: str, name: str, **fields: str) -> None:
     """The form of a job at the shared service's image."""
     await surfer.go("/ui/submit")
-    await surfer.page.click("text=Use this image >> nth=0")
+    await surfer.turn("text=Use this image >> nth=0")
     values = {
         "args": args,
         "input_files": "\n".join(files),
@@ -69,7 +69,7 @@ async def test_a_job_from_the_form_to_its_outputs(shared: Driver, chromium: Brow
         assert "per container at most" in await surfer.text("#hint-cluster")
         await surfer.says("#file-count", "3 files")
         await page.select_option("#add_what", "files-space")
-        await page.click("button[value=add]")
+        await surfer.turn("button[value=add]")
         assert '"space_separated_list"' in await page.input_value("#args")
         await page.click(".bar button[value=check]")
         await surfer.says("#checked", "It can be submitted")
@@ -169,7 +169,7 @@ async def test_resubmitting_with_changes(shared: Driver, chromium: Browser):
     async with surfing(shared, chromium, "ann") as surfer:
         page = surfer.page
         await surfer.go(f"/ui/jobs/{first}")
-        await page.click("text=Resubmit with changes")
+        await surfer.turn("text=Resubmit with changes")
         assert await page.input_value("#input_files") == "\n".join(files)
         assert await page.input_value("#tags") == "again"
         assert await page.input_value("#memory") == "50MB"
@@ -225,7 +225,7 @@ async def test_finding_jobs(shared: Driver, chromium: Browser):
         assert await page.locator("tbody tr").count() == 1
         await page.click(f"text=Bad {word}")
         await surfer.says(".failed", "exit code 3")
-        await page.click(".failed >> text=stderr")
+        await page.click(".failed a:text-is('stderr')")
         await surfer.says("#log", "as asked")
         await surfer.says("#log-state", "the end of it")
         async with page.expect_download() as started:
@@ -258,10 +258,10 @@ async def test_everything_but_what_is_live_works_without_scripts(shared: Driver,
         page = surfer.page
         await fill_in(surfer, files, "stats", "Without scripts", num_containers="1")
         await page.select_option("#add_what", "files-space")
-        await page.click("button[value=add]")
-        await page.click("button[value=as-json]")
+        await surfer.turn("button[value=add]")
+        await surfer.turn("button[value=as-json]")
         assert '"space_separated_list"' in await page.input_value("#json")
-        await page.click("button[value=as-form]")
+        await surfer.turn("button[value=as-form]")
         await page.click("button.primary[value=submit]")
         await surfer.says("h1", "Without scripts")
         job_id = page.url.partition("?")[0].rpartition("/")[2]

@@ -29,7 +29,7 @@ async def test_its_page(shared: Driver, chromium: Browser, big: str):
         assert await page.locator("table.failed tbody tr").count() == 10
         assert "the first 10 of 12" in await surfer.text("table.failed caption")
         assert await page.locator("#outputs li").count() == 10
-        await page.click("text=✕ error 12")
+        await surfer.turn("text=✕ error 12")
         assert await page.locator(".grid .cell").count() == 12
         await page.click("text=all 1")
         await page.wait_for_url(f"**/{big}#containers")

@@ -84,6 +84,11 @@ class Surfer:
         await self.page.goto(self.driver.service.url + path)
         return self
 
+    async def turn(self, selector: str) -> None:
+        """Click what leads to another page, and wait until that one is there: a click alone does not."""
+        async with self.page.expect_navigation():
+            await self.page.click(selector)
+
     async def sign_in(self, user: str) -> Self:
         """Sign in, at the page where one is asked to."""
         await self.go("/ui/jobs")
