@@ -109,7 +109,7 @@ async def submit_job(
 ) -> Response:
     """Check a job and accept it. What is accepted is never lost: it ends `complete`, `error` or `canceled`."""
     if dry_run:
-        return JsonResponse(views.dry_run(job, await parts.submission.check(user, job)))
+        return JsonResponse(views.dry_run(job, await parts.submission.dry_run(user, job)))
     return JsonResponse({"job_id": await parts.submission.submit(user, job, idempotency_key)})
 
 

@@ -278,6 +278,7 @@ class DryRun(Reply):
     cpu_hours: float = Field(description="The most CPU hours that the job can use")
     containers: int
     example: JobExample
+    warnings: list[str] = Field(description="What is allowed and may not be meant, a sentence each")
 
 
 class JobList(Reply):

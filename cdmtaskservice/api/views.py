@@ -160,6 +160,7 @@ def dry_run(job: JobInput, checked: Checked) -> View:
         "cpu_hours": cpu_hours(job),
         "containers": job.num_containers,
         "example": example,
+        "warnings": list(checked.warnings),
     }
 
 

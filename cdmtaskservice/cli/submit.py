@@ -148,6 +148,8 @@ def _check(profile: Profile, job: JobFile, *, as_json: bool) -> None:
         show_json(found.raw)
         return
     show_dry_run(found)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
     say("it would be accepted; nothing was submitted")
 
 

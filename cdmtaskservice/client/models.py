@@ -183,7 +183,7 @@ class Example(Model):
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun(Model):
-    """What a job would be. cpu_hours: the most that it could use."""
+    """What a job would be. cpu_hours: the most that it could use. warnings: what is allowed and may not be meant."""
 
     job_input: AcceptedInput
     image: JobImage
@@ -192,6 +192,7 @@ class DryRun(Model):
     cpu_hours: float | None = None
     containers: int | None = None
     example: Example | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from cdmtaskservice.domain.errors import S3BucketInaccessibleError, S3PathInaccessibleError
+from cdmtaskservice.domain.errors import NoSuchBucketError, S3BucketInaccessibleError, S3PathInaccessibleError
 from cdmtaskservice.meter import UNMETERED, Meter
 from cdmtaskservice.s3 import multipart
 from cdmtaskservice.s3.attempts import RefusedError
@@ -130,6 +130,23 @@ class S3Client:
         Raises what `head` raises for the first path, in the given order, that it raises for.
         """
         return await self._heads.head_many(paths, concurrency or self._config.concurrency)
+
+    async def first_below(self, prefix: str) -> str | None:
+        """The path of the first object below `bucket/prefix` (or `bucket`); None where there is none.
+
+        Raises NoSuchBucketError, or S3BucketInaccessibleError where listing is denied.
+        """
+        bucket, _, directory = prefix.rstrip("/").partition("/")
+        below = f"{directory}/" if directory else ""
+        try:
+            found = await self._store.call("list_objects_v2", bucket, Prefix=below, MaxKeys=1)
+        except RefusedError as e:
+            if e.status == 404:
+                raise NoSuchBucketError(f"There is no S3 bucket {bucket!r}") from e
+            if e.code == "AccessDenied":
+                raise S3BucketInaccessibleError(f"The service is not allowed to list S3 bucket {bucket!r}") from e
+            raise unexpected(e, f"list {prefix!r}") from e
+        return next((f"{bucket}/{entry['Key']}" for entry in found.get("Contents", ())), None)
 
     def presign_get(self, path: str, expires: int, *, internal: bool = False, download: bool = False) -> str:
         """The URL by which anybody can read `path` for `expires` seconds, with no header to send.

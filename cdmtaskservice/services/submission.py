@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import structlog
@@ -21,6 +21,7 @@ from cdmtaskservice.domain.errors import (
     IdempotencyConflictError,
     IllegalParameterError,
     MissingParameterError,
+    S3BucketInaccessibleError,
     S3PathInaccessibleError,
     UnauthorizedError,
 )
@@ -51,12 +52,13 @@ B = TypeVar("B")
 @dataclass(frozen=True)
 class Checked:
     """A job that holds good. places: of the input files below the input mount point, found: what S3 says of them, both
-    in the order of the request."""
+    in the order of the request. warnings: what is allowed and may not be meant, a sentence each, in a dry run."""
 
     site: SiteInfo
     image: ImageRecord
     places: Sequence[str]
     found: Sequence[S3Object]
+    warnings: Sequence[str] = ()
 
     def first_container(self, job: JobInput) -> tuple[Rendered, Sequence[str]]:
         """What container 0 of the job is started with, and the places of its input files."""
@@ -118,10 +120,14 @@ class Submission:
             key = (f"{user.user}/{idempotency_key}", hashlib.sha256(job.model_dump_json().encode()).hexdigest())
             if found := await self._find_same(key):
                 return found
-        return await self._store(user, job, await self.check(user, job), key)
+        return await self._store(user, job, await self._check(user, job), key)
 
-    async def check(self, user: Principal, job: JobInput) -> Checked:
-        """Make every check of a submission. Raises the first thing that is wrong; stores nothing."""
+    async def dry_run(self, user: Principal, job: JobInput) -> Checked:
+        """Make every check of a submission, and look for what to warn of. Raises the first thing that is wrong; stores
+        nothing."""
+        return replace(await self._check(user, job), warnings=await self._warnings(job))
+
+    async def _check(self, user: Principal, job: JobInput) -> Checked:
         places = place_inputs(job.files, job.input_roots or ())
         check_renderable(job.params, _placed(job, places), job.num_containers)
         site = self._sites.info(job.cluster)
@@ -131,6 +137,18 @@ class Submission:
         self._check_allowed("output_dir", [job.output_dir], allowed)
         _, found_files = await in_order(self._s3.check_writable(job.output_dir), self._look_at_inputs(job, allowed))
         return Checked(site, image, places, found_files)
+
+    async def _warnings(self, job: JobInput) -> Sequence[str]:
+        try:
+            there = await self._s3.first_below(job.output_dir)
+        except S3BucketInaccessibleError:  # the service may write there, and not list
+            return ()
+        if there is None:
+            return ()
+        return (
+            f"output_dir: {job.output_dir!r} holds files already, such as {there!r}: outputs of the same name will "
+            "replace them. Name a directory of its own to keep both",
+        )
 
     async def _find_same(self, key: tuple[str, str]) -> str | None:
         found = await self._jobs.find_idempotent(key[0])

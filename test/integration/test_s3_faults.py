@@ -22,6 +22,7 @@ from cdmtaskservice.domain.errors import (
     IllegalS3PathError,
     NoSuchBucketError,
     NoSuchS3PathError,
+    S3BucketInaccessibleError,
     S3PathInaccessibleError,
 )
 from cdmtaskservice.s3 import uploading
@@ -136,6 +137,7 @@ CALLS: dict[str, Callable[[S3Client], Awaitable[object]]] = {
     "check_bucket": lambda client: client.check_bucket("bucket"),
     "check_writable": lambda client: client.check_writable("bucket/prefix"),
     "create_bucket": lambda client: client.create_bucket("bucket"),
+    "first_below": lambda client: client.first_below("bucket/prefix"),
     "head": lambda client: client.head("bucket/key"),
     "head_many": lambda client: client.head_many([f"bucket/{number}" for number in range(2000)]),
     "read": lambda client: _read(client, "bucket/key"),
@@ -314,6 +316,21 @@ async def test_refusals(answer: bytes, kind: type[CTSError]) -> None:
     async with fake_store(lambda _: answer) as (_, client):
         with pytest.raises(kind):
             await client.put("bucket/key", b"1234")
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (error(404, "NoSuchBucket"), NoSuchBucketError),
+        (error(403, "AccessDenied"), S3BucketInaccessibleError),
+        (error(403, "InvalidAccessKeyId"), DependencyUnavailableError),
+        (error(418, "Teapot"), DependencyUnavailableError),
+    ],
+)
+async def test_refused_lists(answer: bytes, kind: type[CTSError]) -> None:
+    async with fake_store(lambda _: answer) as (_, client):
+        with pytest.raises(kind):
+            await client.first_below("bucket/prefix")
 
 
 async def test_a_head_without_a_size() -> None:

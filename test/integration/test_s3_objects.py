@@ -253,6 +253,21 @@ async def test_a_reader_may_stop_early(client: S3Client, bucket: str) -> None:
     assert len(await _read(client, f"{bucket}/large")) == 5_000_000
 
 
+async def test_the_first_object_below_a_prefix(client: S3Client, bucket: str) -> None:
+    await client.put(f"{bucket}/below/Größe + more/b", b"")
+    await client.put(f"{bucket}/below/Größe + more/a", b"")
+    await client.put(f"{bucket}/below/beside", b"")
+    for prefix in ("below/Größe + more", "below/Größe + more/"):
+        assert await client.first_below(f"{bucket}/{prefix}") == f"{bucket}/below/Größe + more/a"
+    assert await client.first_below(f"{bucket}/below") == f"{bucket}/below/Größe + more/a"
+    for prefix in ("below/Gr", "below/besid", "below/beside", "elsewhere/"):
+        assert await client.first_below(f"{bucket}/{prefix}") is None
+    for whole in (bucket, f"{bucket}/"):
+        assert str(await client.first_below(whole)).startswith(f"{bucket}/")
+    with pytest.raises(NoSuchBucketError, match="'no-such-bucket'"):
+        await client.first_below("no-such-bucket/x")
+
+
 async def test_removing_is_idempotent(client: S3Client, bucket: str) -> None:
     paths = [f"{bucket}/gone-{number}" for number in range(100)]
     await asyncio.gather(*(client.put(path, b"") for path in paths[::2]))

@@ -21,6 +21,7 @@ from cdmtaskservice.domain.errors import (
     NoSuchBucketError,
     NoSuchImageError,
     NoSuchS3PathError,
+    S3BucketInaccessibleError,
     S3PathInaccessibleError,
     SiteInactiveError,
     SiteUnavailableError,
@@ -204,7 +205,7 @@ TWO_FILES = [f"{BUCKET}/ben/x", f"{BUCKET}/ben/y"]
 
 async def test_a_check_stores_nothing_and_finds_what_a_submission_finds(desk):
     job = body()
-    checked = await desk.submission.check(ANN, job)
+    checked = await desk.submission.dry_run(ANN, job)
     assert (checked.site.name, checked.image, checked.places) == ("here", IMAGE, [f"{n}.fa" for n in range(4)])
     assert [(o.path, o.size) for o in checked.found] == [(f, len(f)) for f in FILES]
     rendered, places = checked.first_container(job)
@@ -213,7 +214,20 @@ async def test_a_check_stores_nothing_and_finds_what_a_submission_finds(desk):
     assert desk.accepted == []
     for _, fault, error, match in FAULTS:
         with pytest.raises(error, match=match):
-            await desk.submission.check(ANN, body(**({"num_containers": 1} | fault)))
+            await desk.submission.dry_run(ANN, body(**({"num_containers": 1} | fault)))
+
+
+async def test_an_output_directory_that_holds_files_is_warned_of(desk, s3, monkeypatch):
+    full = body(output_dir=f"{BUCKET}/ann")
+    assert (await desk.submission.dry_run(ANN, body())).warnings == ()
+    [warning] = (await desk.submission.dry_run(ANN, full)).warnings
+    assert f"output_dir: '{BUCKET}/ann/' holds files already, such as '{FILES[0]}'" in warning
+
+    async def denied(prefix: str) -> str:
+        raise S3BucketInaccessibleError("The service may not list it")
+
+    monkeypatch.setattr(s3, "first_below", denied)
+    assert (await desk.submission.dry_run(ANN, full)).warnings == ()
 
 
 @pytest.mark.parametrize("number", range(len(FAULTS)), ids=[name for name, *_ in FAULTS])

@@ -64,6 +64,7 @@ async def test_a_dry_run_says_what_would_run_and_then_it_runs(shared: Driver):
     places = ["/input_files/a.fa", "/input_files/b.fa"]
     assert (told["input_bytes"], told["input_file_count"], told["containers"]) == (21, 3, 2)
     assert told["image"]["digest"] == shared.image.digest
+    assert told["warnings"] == []
     assert (told["example"]["args"], told["example"]["environment"]) == (["args", *places], {"N": "from-0"})
     listed = (await shared.client().get("/jobs", params={"limit": 1})).json()["jobs"]
     assert not [job for job in listed if job["job_input"] == told["job_input"]], "a dry run must store nothing"
@@ -71,6 +72,8 @@ async def test_a_dry_run_says_what_would_run_and_then_it_runs(shared: Driver):
     job = await shared.over(reply.json()["job_id"])
     job_id = job["id"]
     assert (await args_of(shared, job))[0] == places
+    [warning] = (await shared.client().post("/jobs?dry_run=true", json=body)).json()["warnings"]
+    assert f"'{body['output_dir']}/' holds files already, such as '{job['outputs'][0]['file']}'" in warning
     refused = await shared.client().post("/jobs?dry_run=true", json={**body, "cpus": 10_000})
     assert (refused.status_code, refused.json()["error"]["appcode"]) == (400, 30001)
 

@@ -94,11 +94,11 @@ class FakeSubmission(Fake):
         self.note("submit", *arguments)
         return "job1"
 
-    async def check(self, *arguments: Any) -> Checked:
-        self.note("check", *arguments)
+    async def dry_run(self, *arguments: Any) -> Checked:
+        self.note("dry_run", *arguments)
         objects = [S3Object(file, 8, CRC, "e") for file in input_files().files]
         site = SiteInfo("kbase", "htcondor", 2, 64, 256_900_000_000, 86_459.0)
-        return Checked(site, IMAGE, ["sample-0.fa", "sample-1.fa"], objects)
+        return Checked(site, IMAGE, ["sample-0.fa", "sample-1.fa"], objects, ["there is something"])
 
 
 class FakeJobs(Fake):

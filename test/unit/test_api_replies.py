@@ -225,7 +225,8 @@ async def test_a_dry_run_shows_what_would_be_started(services: FakeServices, cli
         "input_files": ["sample-0.fa"],
         "manifest": {"path": ".cts/manifest-0.txt", "content": "/input_files/sample-0.fa\n"},
     }
-    assert [name for name, _ in services.submission.calls] == ["check"]
+    assert told["warnings"] == ["there is something"]
+    assert [name for name, _ in services.submission.calls] == ["dry_run"]
 
 
 async def test_containers_as_their_owner_sees_them(services: FakeServices, client: Client) -> None:

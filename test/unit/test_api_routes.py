@@ -60,7 +60,9 @@ ROUTES = [
     Route("GET", "/jobs/job1", USERS, called=("jobs", "get", ()), model=models.Job),
     Route("GET", "/jobs/job1/status", USERS, called=("jobs", "status", ()), model=models.JobStatus),
     Route("GET", "/jobs/job1/exit_codes", USERS, called=("jobs", "exit_codes", ()), model=models.ExitCodes),
-    Route("POST", "/jobs?dry_run=true", USERS, body=JOB_INPUT, called=("submission", "check", ()), model=models.DryRun),
+    Route(
+        "POST", "/jobs?dry_run=true", USERS, body=JOB_INPUT, called=("submission", "dry_run", ()), model=models.DryRun
+    ),
     Route("GET", "/jobs/job1/containers", USERS, called=("jobs", "containers", ()), model=models.Containers),
     Route("GET", "/jobs/job1/files", USERS, called=("jobs", "files", ()), model=models.JobFiles),
     Route("GET", "/jobs/job1/log/0/stdout", USERS, called=("jobs", "log", ())),

@@ -49,6 +49,7 @@ DRY = {
         "input_files": ["a b.fa"],
         "manifest": {"path": ".cts/manifest-0.txt", "content": "head\ta\n/input_files/a b.fa\n"},
     },
+    "warnings": ["output_dir: it holds files already"],
 }
 
 
@@ -205,6 +206,7 @@ def test_a_dry_run_shows_what_would_be(service: FakeService, file: str) -> None:
     }
     assert done.stdout.splitlines()[-1] == "\t/input_files/a b.fa"
     assert "nothing was submitted" in done.stderr
+    assert "warning: output_dir: it holds files already\n" in done.stderr
     assert json.loads(service.cts("submit", file, "--dry-run", "--json").stdout) == DRY
 
 

@@ -69,6 +69,7 @@ DRY = {
         "input_files": ["a"],
         "manifest": {"path": ".cts/manifest-0.txt", "content": "a\n"},
     },
+    "warnings": ["output_dir: it holds files already"],
 }
 
 CALLS: dict[str, tuple[str, Any, Any]] = {

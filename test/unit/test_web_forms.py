@@ -55,7 +55,8 @@ async def test_checking_shows_what_would_run() -> None:
     assert "It can be submitted" in shown
     assert DIGEST in shown
     assert "/input_files/sample-0.fa" in shown
-    assert [name for name, _ in services.submission.calls] == ["check"]
+    assert [name for name, _ in services.submission.calls] == ["dry_run"]
+    assert "there is something." in answer.text
     assert 'value="key-1"' in answer.text  # what is checked and what is submitted is one
 
 
@@ -175,7 +176,7 @@ async def test_resubmitting_what_the_form_has_no_place_for_starts_as_json() -> N
 )
 async def test_the_summary_of_faults_leads_to_fields(fields: dict[str, str]) -> None:
     services = FakeServices()
-    for name in ("get", "check"):
+    for name in ("get", "dry_run"):
         error = NoSuchImageError("The image is not approved")
         (services.images if name == "get" else services.submission).raises[name] = error
     browser = await signed_in(services, "ann")

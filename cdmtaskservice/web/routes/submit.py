@@ -161,7 +161,7 @@ async def _check(visit: Visit, form: _Form) -> None:
     if job is None:
         return
     try:
-        checked = await visit.services.submission.check(visit.user, job)
+        checked = await visit.services.submission.dry_run(visit.user, job)
     except CTSError as error:
         _refused(form, error)
         return
@@ -177,6 +177,7 @@ async def _check(visit: Visit, form: _Form) -> None:
         "manifest": rendered.manifest,
         "files": files,
         "mount": job.params.input_mount_point,
+        "warnings": checked.warnings,
     }
 
 
