@@ -1,5 +1,6 @@
 """Fixtures for all tests. Nothing starts before a test asks for it."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -16,6 +17,15 @@ from cdmtaskservice.embedded.stack import EmbeddedStack, default_parts, missing_
 # How long an example takes says more of the machine's other work than of the code.
 hypothesis.settings.register_profile("cts", deadline=None)
 hypothesis.settings.load_profile("cts")
+
+# Modules and thousands of tests make no garbage, and searching them takes half of the time until the first test runs.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on there is garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 
 from cdmtaskservice.cli import account, admin, config, follow, images, jobs, refdata, s3, site, sites, submit, token
+from cdmtaskservice.cli.imports import uncollected
 from cdmtaskservice.cli.terminal import EXIT_CODES, fail, needs, show_json
 
 _PRETTY = sys.stdout.isatty()
@@ -71,7 +72,7 @@ def serve(
     ],
 ) -> None:
     """Run the service until it is told to stop."""
-    with needs("server", "cts serve"):
+    with needs("server", "cts serve"), uncollected():
         from cdmtaskservice.cli.serve import serve as run
         from cdmtaskservice.settings import SettingsError
 

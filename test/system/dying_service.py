@@ -5,18 +5,21 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cdmtaskservice.cli.serve import serve
-from cdmtaskservice.events.kafka import KafkaPublisher
-from cdmtaskservice.s3.client import S3Client
-from cdmtaskservice.sites.htcondor.site import HTCondorSite
-from cdmtaskservice.sites.jaws.site import JawsSite
-from cdmtaskservice.sites.local.site import LocalSite
-from cdmtaskservice.store.containers import ContainerStore
-from cdmtaskservice.store.files import FileStore
-from cdmtaskservice.store.jobs import JobStore
-from cdmtaskservice.store.refdata import RefdataStore
-from cdmtaskservice.store.stagings import StagingStore
-from test.system.dying import die_as_told
+from cdmtaskservice.cli.imports import uncollected
+
+with uncollected():
+    from cdmtaskservice.cli.serve import serve
+    from cdmtaskservice.events.kafka import KafkaPublisher
+    from cdmtaskservice.s3.client import S3Client
+    from cdmtaskservice.sites.htcondor.site import HTCondorSite
+    from cdmtaskservice.sites.jaws.site import JawsSite
+    from cdmtaskservice.sites.local.site import LocalSite
+    from cdmtaskservice.store.containers import ContainerStore
+    from cdmtaskservice.store.files import FileStore
+    from cdmtaskservice.store.jobs import JobStore
+    from cdmtaskservice.store.refdata import RefdataStore
+    from cdmtaskservice.store.stagings import StagingStore
+    from test.system.dying import die_as_told
 
 CALLS: dict[str, tuple[type, str]] = {
     "insert": (JobStore, "insert"),
