@@ -46,6 +46,8 @@ class Mortal:
             "CTS_DIE_MARKER": str(self.marker),
             "PYTHONPATH": REPO,
             "KBCTS_LOCAL_CONTAINER_RUNTIME_PATH": str(recording_podman(stack, home)),
+            # No executor dies; one whose claim was not answered pauses for about as long as the service was away.
+            "KBCTS_JOBS__HEARTBEAT_TIMEOUT": "60",
         }
         self.service = EmbeddedService(
             stack,
