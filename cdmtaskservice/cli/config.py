@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cdmtaskservice.cli.terminal import fail, needs, show_table
+from cdmtaskservice.cli.terminal import AsOwnJson, fail, needs, show_json, show_table
 
 if TYPE_CHECKING:
     from cdmtaskservice.settings import RefdataServiceSettings, Settings
@@ -22,7 +22,7 @@ SettingsPath = Annotated[
 
 
 @app.command()
-def check(file: SettingsPath) -> None:
+def check(file: SettingsPath, as_json: AsOwnJson = False) -> None:
     """Name all that is wrong with a settings file, of the service or of a reference data service.
 
     The environment variables KBCTS_* count as they would for the service.
@@ -37,7 +37,10 @@ def check(file: SettingsPath) -> None:
             shown = _summary(load_settings(file, os.environ))
     except SettingsError as exc:
         fail(str(exc))
-    show_table(("setting", "value"), shown)
+    if as_json:
+        show_json({"settings": dict(shown)})
+    else:
+        show_table(("setting", "value"), shown)
 
 
 @app.command()
@@ -49,6 +52,7 @@ def render(
             "--output", "-o", metavar="FILE", help="Write it here, with the secrets, readable by its owner alone."
         ),
     ] = None,
+    as_json: AsOwnJson = False,
 ) -> None:
     """Fill a template with the environment.
 
@@ -63,12 +67,18 @@ def render(
     except SettingsError as exc:
         fail(str(exc))
     if output is None:
-        typer.echo(to_toml(mask_secrets(read.data)), nl=False)
+        masked = mask_secrets(read.data)
+        if as_json:
+            show_json(masked)
+        else:
+            typer.echo(to_toml(masked), nl=False)
         return
     try:
         _write_private(output, read.text)
     except OSError as exc:
         fail(f"{output} cannot be written: {exc.strerror or exc}")
+    if as_json:
+        show_json({"written": str(output)})
 
 
 def _summary(settings: Settings) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ import typer
 
 from cdmtaskservice.cli import account, admin, config, follow, images, jobs, refdata, s3, site, sites, submit, token
 from cdmtaskservice.cli.imports import uncollected
-from cdmtaskservice.cli.terminal import EXIT_CODES, fail, needs, show_json
+from cdmtaskservice.cli.terminal import EXIT_CODES, AsOwnJson, fail, needs, show_json
 
 _PRETTY = sys.stdout.isatty()
 
@@ -53,7 +53,7 @@ app.add_typer(site.app, name="site")
 
 
 @app.command()
-def version(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+def version(as_json: AsOwnJson = False) -> None:
     """Print the version."""
     from importlib.metadata import version as version_of
 

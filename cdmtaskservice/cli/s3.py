@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cdmtaskservice.cli.s3_account import AsJson, Endpoint, Profile, refusals_end, s3_config
+from cdmtaskservice.cli.s3_account import Endpoint, Profile, refusals_end, s3_config
 from cdmtaskservice.cli.s3_put import put
-from cdmtaskservice.cli.terminal import Exit, fail, needs, say, show_json, show_table
+from cdmtaskservice.cli.terminal import AsOwnJson, Exit, fail, needs, say, show_json, show_table
 
 if TYPE_CHECKING:
     from cdmtaskservice.s3.mending import Looked
@@ -38,7 +38,7 @@ def checksum(
     ] = False,
     endpoint: Endpoint = None,
     profile: Profile = None,
-    as_json: AsJson = False,
+    as_json: AsOwnJson = False,
 ) -> None:
     """Say which files lack the CRC64NVME checksum that inputs of jobs must have. Exit code 1 if any does.
 

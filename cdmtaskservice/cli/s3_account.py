@@ -19,7 +19,6 @@ Endpoint = Annotated[
 Profile = Annotated[
     str | None, typer.Option("--profile", metavar="NAME", envvar="AWS_PROFILE", help="Of your AWS configuration.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 _PATIENCE = 20.0
 """Seconds for a connection to stand, and between two arrivals of bytes: the store may be far away."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cdmtaskservice.cli.s3_account import AsJson, Endpoint, Profile, refusals_end, s3_config
-from cdmtaskservice.cli.terminal import Exit, fail, needs, say, show_json
+from cdmtaskservice.cli.s3_account import Endpoint, Profile, refusals_end, s3_config
+from cdmtaskservice.cli.terminal import AsOwnJson, Exit, fail, needs, say, show_json
 
 if TYPE_CHECKING:
     import os
@@ -44,7 +44,7 @@ def put(
     ],
     endpoint: Endpoint = None,
     profile: Profile = None,
-    as_json: AsJson = False,
+    as_json: AsOwnJson = False,
 ) -> None:
     """Send files to S3, each with the CRC64NVME checksum that inputs of jobs must have. Prints their paths.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cdmtaskservice.cli.terminal import fail, needs
+from cdmtaskservice.cli.terminal import AsOwnJson, fail, needs, show_json
 
 if TYPE_CHECKING:
     from cdmtaskservice.settings import Settings
@@ -32,7 +31,7 @@ def check(
     wait: Annotated[
         float, typer.Option("--wait", metavar="SECONDS", min=1, help="How long the job on a worker may take.")
     ] = 120.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsOwnJson = False,
 ) -> None:
     """Try everything that can be wrong with a site, and say what to mend.
 
@@ -50,7 +49,7 @@ def check(
         fail(f"There is no site {name!r} in the settings; the sites are {', '.join(names)}")
     findings = asyncio.run(_check(settings, name, wait, quiet=as_json))
     if as_json:
-        typer.echo(json.dumps({"site": name, "findings": [asdict(f) for f in findings]}, indent=2))
+        show_json({"site": name, "findings": [asdict(f) for f in findings]})
     if any(f.ok is False for f in findings):
         raise typer.Exit(1)
 

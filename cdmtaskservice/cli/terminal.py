@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -84,9 +84,12 @@ def harmless(text: str) -> str:
     )
 
 
+AsOwnJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
 def show_json(document: object) -> None:
     """One JSON document, in ASCII, so that it does nothing to a terminal and no locale does anything to it."""
-    typer.echo(json.dumps(document, indent=2))
+    typer.echo(json.dumps(document, indent=2, default=str))  # TOML knows dates, JSON does not
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -50,6 +52,20 @@ def test_render_prints_with_secrets_masked() -> None:
     assert 'endpoint = "https://s3.example:9000/"' in done.stdout
     assert "hunter2" not in done.output
     assert "cts:pw" not in done.output
+
+
+def test_the_same_as_json(tmp_path: Path) -> None:
+    def told(*arguments: str) -> Any:
+        done = runner.invoke(app, ["config", *arguments, "--json"], env=REQUIRED)
+        assert done.exit_code == 0, done.output
+        assert "hunter2" not in done.output
+        return json.loads(done.stdout)
+
+    assert told("check", str(TEMPLATE))["settings"]["site local"] == "local, 1 x 2 CPUs, 4 GB"
+    assert told("render", str(TEMPLATE))["s3"]["secret_key"] == "********"
+    output = tmp_path / "out.toml"
+    assert told("render", str(TEMPLATE), "--output", str(output)) == {"written": str(output)}
+    assert "hunter2" in output.read_text()
 
 
 def test_render_to_a_file_keeps_secrets_and_is_private(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from typer.testing import CliRunner
 
@@ -32,6 +34,23 @@ def test_a_token_is_made_listed_and_revoked(tmp_path: Path) -> None:
     revoked = runner.invoke(app, ["token", "revoke", "laptop", "--file", file])
     assert revoked.exit_code == 0
     assert list_tokens(Path(file)) == ()
+
+
+def test_the_same_as_json(tmp_path: Path) -> None:
+    file = str(tmp_path / "tokens.json")
+
+    def told(*arguments: str) -> Any:
+        done = runner.invoke(app, ["token", *arguments, "--file", file, "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    made = told("create", "laptop", "--user", "ada", "--role", "B", "--role", "A", "--role", "A")
+    (known,) = list_tokens(Path(file))
+    assert known.sha256 == token_hash(made.pop("token"))
+    assert made == {"name": "laptop", "user": "ada", "roles": ["A", "B"]}
+    assert told("list") == {"tokens": [made | {"created": known.created.isoformat()}]}
+    assert told("revoke", "laptop") == {"revoked": "laptop"}
+    assert told("list") == {"tokens": []}
 
 
 def test_a_user_needs_no_roles(tmp_path: Path) -> None:
