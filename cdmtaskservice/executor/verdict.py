@@ -44,16 +44,18 @@ def judged(ran: Ran, limits: Limits, stderr_tail: str, disk_is_full: bool) -> Co
             admin,
         )
     if ran.exit_code:
-        words = f"The container exited with exit code {ran.exit_code}{_signal(ran.exit_code)}. Its logs say why."
-        if disk_is_full:
-            words += " The worker's disk is full, which may be the reason."
-        last = _last_line(stderr_tail)
-        if last:
-            words += f" The last line of stderr: {last}"
-        return ContainerFailure(words, admin)
+        hint = " The worker's disk is full, which may be the reason." if disk_is_full else ""
+        return ContainerFailure(exited(ran.exit_code, stderr_tail, hint), admin)
     if ran.log_error is not None:
         return failure_of(ran.log_error)
     return None
+
+
+def exited(exit_code: int, stderr_tail: str, hint: str = "") -> str:
+    """What the owner of a container is told whose program failed. hint: a sentence more, with a space before it."""
+    words = f"The container exited with exit code {exit_code}{_signal(exit_code)}. Its logs say why.{hint}"
+    last = _last_line(stderr_tail)
+    return f"{words} The last line of stderr: {last}" if last else words
 
 
 def duration(seconds: float) -> str:

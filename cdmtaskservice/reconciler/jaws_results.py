@@ -126,12 +126,10 @@ def output_path(job: JobRecord, number: int, name: str) -> str:
 
 
 def _failure(container: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Why a container failed: for its owner, where its exit code does not say all, and for administrators."""
+    """Why a container failed: for its owner, where there is something to tell, and for administrators."""
     why = container["failure"]
     if why is None:
         return _OTHERS_FAILED, None
-    if container["script_failure"] is not None:
-        return container["script_failure"], why
-    if container["exit_code"] is None:
+    if container["error"] is None and container["exit_code"] is None:
         return "JAWS could not start it; an administrator can see why", why
-    return None, why
+    return container["error"], why

@@ -112,7 +112,10 @@ async def test_a_failing_container(jaws: Driver, nersc: NerscSite):
     files = await jaws.upload({"a": b">x\nA\n", "b": b"no fasta"})
     job_id = await jaws.submit(files, ["stats", LISTED], params={"declobber": True})
     job = await jaws.over(job_id, "error")
-    assert job["error"] == ("1 of 2 containers failed; container 1: its program ended with exit code 4; see its logs")
+    assert job["error"].startswith(
+        "1 of 2 containers failed; container 1: The container exited with exit code 4. Its logs say why. "
+        "The last line of stderr: seqtool: "
+    )
     assert await exit_codes(jaws, job_id) == [None, 4]
     assert "is not FASTA" in await jaws.log(job_id, 1, "stderr")
     assert (await jaws.client().get(f"/jobs/{job_id}/log/0/stdout")).json()["error"]["appcode"] == 40070

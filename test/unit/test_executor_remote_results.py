@@ -96,7 +96,7 @@ def test_outputs_and_logs_are_collected(tasks: Tasks):
     first, second = told["containers"]
     assert first["outputs"] == outputs[:3]
     assert second["outputs"] == outputs[3:]
-    assert (first["exit_code"], first["failure"], first["script_failure"]) == (0, None, None)
+    assert (first["exit_code"], first["failure"], first["error"]) == (0, None, None)
     assert [(log["name"], log["size"], log["crc64nvme"]) for log in second["logs"]] == [
         ("stdout", 6, crc(b"out 1\n")),
         ("stderr", 0, crc(b"")),
@@ -257,28 +257,33 @@ def test_what_failed_containers_left_is_collected(tasks: Tasks):
     assert told["ok"]
     first, second, third = told["containers"]
     assert (first["exit_code"], first["failure"], first["outputs"]) == (3, "it failed", [])
+    assert first["error"] == "not the last"
     assert [(log["name"], text(log)) for log in first["logs"]] == [
         ("stdout", "out é\r\n"),
         ("stderr", "err\nCTS: not the last\n"),
     ]
     assert [log["size"] for log in first["logs"]] == [8, 22]
-    assert second == {"exit_code": None, "failure": None, "script_failure": None, "outputs": [], "logs": []}
+    assert second == {"exit_code": None, "failure": None, "error": None, "outputs": [], "logs": []}
     assert (third["exit_code"], third["failure"], third["logs"]) == (None, "The job was not accepted", [])
+    assert third["error"] is None
 
 
 @pytest.mark.parametrize(
-    ("stderr", "words"),
+    ("stderr", "words", "end"),
     [
-        ("\nCTS: it ran too long\n", "it ran too long"),
-        ("CTS: first\nmore\n\nCTS: last\n", "last"),
-        ("words CTS: no\n", None),
-        ("", None),
-        ("CTS: the file a\u2028b\x85c is none\n", "the file a\u2028b\x85c is none"),
+        ("\nCTS: it ran too long\n", "it ran too long", ""),
+        ("CTS: first\nmore\n\nCTS: last\n", "last", ""),
+        ("words CTS: no\n", None, " The last line of stderr: words CTS: no"),
+        ("", None, ""),
+        (None, None, ""),
+        ("CTS: the file a\u2028b\x85c is none\n", "the file a\u2028b\x85c is none", ""),
     ],
 )
-def test_a_marked_line_is_the_scripts_own_failure(tasks: Tasks, stderr: str, words: str | None):
+def test_owners_are_told_the_scripts_own_words_or_how_the_program_ended(
+    tasks: Tasks, stderr: str | None, words: str | None, end: str
+):
     [told] = Left(tasks.directory).failed(tasks, errors(call(0, 125, stderrContents=stderr)))["containers"]
-    assert told["script_failure"] == words
+    assert told["error"] == (words or "The container exited with exit code 125. Its logs say why." + end)
 
 
 def test_the_causes_of_a_failure_are_told(tasks: Tasks):

@@ -8,10 +8,10 @@ Plan: `output_dir`, `paths` (pairs of prefixes: what files are called where JAWS
 (names in the WDL), `outputs_dir` (a step of the path: what follows it is the output's own), `containers` (how many),
 `failed` (whether the run did), `roots` (directories that are never empty), `part_size`, `connections`, `mark` (begins a
 line by which the run's own script says what it found wrong).
-Result: `containers`, by number, each with `exit_code` (or null), `failure` (why it failed, or null), `script_failure`
-(in the script's words, for the job's owner, or null), `outputs` and `logs`: each `root`, `path` below it, `name` (an
-output's path below the output mount point, or a log's stream), `size`, `crc64nvme` and, where it is to be uploaded in
-parts, `parts`, each `size`, `crc64nvme`.
+Result: `containers`, by number, each with `exit_code` (or null), `failure` (why it failed, for administrators, or
+null), `error` (the same for the job's owner, where there is something to tell, or null), `outputs` and `logs`: each
+`root`, `path` below it, `name` (an output's path below the output mount point, or a log's stream), `size`,
+`crc64nvme` and, where it is to be uploaded in parts, `parts`, each `size`, `crc64nvme`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 from ..failures import ABSENT, ContainerFailure
 from ..outputs import MOST_OUTPUTS, look
 from ..upload import Pending, Source, checksummed
+from ..verdict import exited
 from .task import Task, require_mounted, write_aside
 
 STREAMS = ("stdout", "stderr")
@@ -55,7 +56,7 @@ class _Container:
     def __init__(self) -> None:
         self.exit_code: int | None = None
         self.failure: str | None = None
-        self.script_failure: str | None = None
+        self.error: str | None = None
         self.outputs: list[Source] = []
         self.logs: list[Source] = []
         self.names: dict[int, str] = {}
@@ -65,7 +66,7 @@ class _Container:
         return {
             "exit_code": self.exit_code,
             "failure": self.failure,
-            "script_failure": self.script_failure,
+            "error": self.error,
             "outputs": [_told(self.names[id(s)], pending[id(s)]) for s in self.outputs],
             "logs": [_told(str(s.stream), pending[id(s)]) for s in self.logs],
         }
@@ -129,7 +130,7 @@ def _failed(plan: Mapping[str, Any], directory: str) -> Sequence[_Container]:
             if isinstance(text, str):
                 write_aside(os.path.join(logs, f"{number}.{stream}"), text)
                 container.logs.append(Source(logs, look(logs, f"{number}.{stream}"), stream))
-        container.script_failure = _marked(call.get("stderrContents"), plan["mark"])
+        container.error = _error(container.exit_code, call.get("stderrContents"), plan["mark"])
     if not any(c.failure for c in containers):
         for container in containers:
             container.failure = f"JAWS failed the run as a whole: {json.dumps(told)[:_MOST_WORDS]}"
@@ -148,9 +149,11 @@ def _failure(call: Mapping[str, Any]) -> str:
     return " / ".join(w for w in words if w)[:_MOST_WORDS] or "JAWS does not say why"
 
 
-def _marked(stderr: object, mark: str) -> str | None:
-    lines = stderr.split("\n") if isinstance(stderr, str) else []
-    return next((line[len(mark) :] for line in reversed(lines) if line.startswith(mark)), None)
+def _error(exit_code: int | None, stderr: object, mark: str) -> str | None:
+    """The words of the run's own script, or how the program ended."""
+    text = stderr if isinstance(stderr, str) else ""
+    marked = next((line[len(mark) :] for line in reversed(text.split("\n")) if line.startswith(mark)), None)
+    return marked or (exited(exit_code, text) if exit_code else None)
 
 
 def _in(plan: Mapping[str, Any], name: str) -> str:
