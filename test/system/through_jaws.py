@@ -12,6 +12,7 @@ from test.stand_ins.nersc.part import NerscSite
 PERLMUTTER, LAWRENCIUM = "perlmutter-jaws", "lawrencium-jaws"
 
 QUICK_JAWS = {
+    "KBCTS_RECONCILER__LOOK_DELAY": "0.3",
     "KBCTS_JAWS_SUBMIT_TIMEOUT": "10",
     "KBCTS_JAWS_START_TIME": "0",
     "KBCTS_JAWS_TRANSFER_PATIENCE": "5",
