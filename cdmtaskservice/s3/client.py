@@ -38,6 +38,9 @@ from cdmtaskservice.s3.uploading import upload, write
 _SIGN_AT_ONCE = 200
 """Signatures made before other tasks get their turn: about 5 ms."""
 
+_MARKERS = 100
+"""Objects to list in search of a file: more than there are directories above it."""
+
 
 class S3Client:
     """Speaks to one S3 store. Serves any number of tasks of one event loop; must be closed."""
@@ -132,21 +135,24 @@ class S3Client:
         return await self._heads.head_many(paths, concurrency or self._config.concurrency)
 
     async def first_below(self, prefix: str) -> str | None:
-        """The path of the first object below `bucket/prefix` (or `bucket`); None where there is none.
+        """The path of the first file below `bucket/prefix` (or `bucket`); None where there is none.
+
+        The empty objects by which some clients mark directories are none.
 
         Raises NoSuchBucketError, or S3BucketInaccessibleError where listing is denied.
         """
         bucket, _, directory = prefix.rstrip("/").partition("/")
         below = f"{directory}/" if directory else ""
         try:
-            found = await self._store.call("list_objects_v2", bucket, Prefix=below, MaxKeys=1)
+            found = await self._store.call("list_objects_v2", bucket, Prefix=below, MaxKeys=_MARKERS)
         except RefusedError as e:
             if e.status == 404:
                 raise NoSuchBucketError(f"There is no S3 bucket {bucket!r}") from e
             if e.code == "AccessDenied":
                 raise S3BucketInaccessibleError(f"The service is not allowed to list S3 bucket {bucket!r}") from e
             raise unexpected(e, f"list {prefix!r}") from e
-        return next((f"{bucket}/{entry['Key']}" for entry in found.get("Contents", ())), None)
+        keys = (entry["Key"] for entry in found.get("Contents", ()))
+        return next((f"{bucket}/{key}" for key in keys if not key.endswith("/")), None)
 
     def presign_get(self, path: str, expires: int, *, internal: bool = False, download: bool = False) -> str:
         """The URL by which anybody can read `path` for `expires` seconds, with no header to send.

@@ -268,6 +268,13 @@ async def test_the_first_object_below_a_prefix(client: S3Client, bucket: str) ->
         await client.first_below("no-such-bucket/x")
 
 
+async def test_a_mark_of_a_directory_is_no_file(client: S3Client, other: Any, bucket: str) -> None:
+    await other.put_object(Bucket=bucket, Key="marked/inner/", Body=b"")
+    assert await client.first_below(f"{bucket}/marked") is None
+    await client.put(f"{bucket}/marked/inner/file", b"")
+    assert await client.first_below(f"{bucket}/marked") == f"{bucket}/marked/inner/file"
+
+
 async def test_removing_is_idempotent(client: S3Client, bucket: str) -> None:
     paths = [f"{bucket}/gone-{number}" for number in range(100)]
     await asyncio.gather(*(client.put(path, b"") for path in paths[::2]))
