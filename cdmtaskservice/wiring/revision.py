@@ -16,9 +16,11 @@ def git_hash(root: Path = _ROOT) -> str:
         return told
     if not (root / ".git").exists():  # an installed package may lie in some other repository, which says nothing of it
         return "unknown"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    env["GIT_CEILING_DIRECTORIES"] = str(root.parent)
     try:
         found = subprocess.run(
-            ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", root, "rev-parse", "HEAD"], env=env, capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"

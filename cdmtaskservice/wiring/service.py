@@ -98,7 +98,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         info = ServiceInfo(
             version=version("cdmtaskservice"),
-            git_hash=git_hash(),
+            git_hash=await asyncio.to_thread(git_hash),
             notes=settings.service.notes,
             now=utc_now,
         )

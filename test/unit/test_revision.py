@@ -1,5 +1,6 @@
 """The commit that the service says it is."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from cdmtaskservice.wiring.revision import git_hash
 
 @pytest.fixture(autouse=True)
 def not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CTS_GIT_HASH", raising=False)
+    for name in ["CTS_GIT_HASH", *(name for name in os.environ if name.startswith("GIT_"))]:
+        monkeypatch.delenv(name, raising=False)
 
 
 def git(root: Path, *args: str) -> str:
-    who = ["-c", "user.name=ann", "-c", "user.email=ann@example.org"]
+    who = ["-c", "user.name=ann", "-c", "user.email=ann@example.org", "-c", "commit.gpgsign=false"]
     return subprocess.run(["git", "-C", root, *who, *args], check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -40,8 +42,14 @@ def test_an_installed_package_is_not_of_the_repository_around_it(checkout: Path)
     assert git_hash(installed) == "unknown"
 
 
-def test_what_git_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".git").mkdir()
-    assert git_hash(tmp_path) == "unknown"
+def test_another_repository_is_not_taken_for_it(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = checkout / "broken"
+    (broken / ".git").mkdir(parents=True)
+    assert git_hash(broken) == "unknown"
+    monkeypatch.setenv("GIT_DIR", str(checkout / ".git"))
+    assert git_hash(broken) == "unknown"
+
+
+def test_without_git_nothing_is_known(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert git_hash(tmp_path) == "unknown"
+    assert git_hash(checkout) == "unknown"
