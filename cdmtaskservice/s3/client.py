@@ -152,7 +152,7 @@ class S3Client:
                 raise S3BucketInaccessibleError(f"The service is not allowed to list S3 bucket {bucket!r}") from e
             raise unexpected(e, f"list {prefix!r}") from e
         keys = (entry["Key"] for entry in found.get("Contents", ()))
-        return next((f"{bucket}/{key}" for key in keys if not key.endswith("/")), None)
+        return next((f"{bucket}/{key}" for key in keys if key.startswith(below) and key[-1] != "/"), None)
 
     def presign_get(self, path: str, expires: int, *, internal: bool = False, download: bool = False) -> str:
         """The URL by which anybody can read `path` for `expires` seconds, with no header to send.

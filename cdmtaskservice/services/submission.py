@@ -21,7 +21,6 @@ from cdmtaskservice.domain.errors import (
     IdempotencyConflictError,
     IllegalParameterError,
     MissingParameterError,
-    S3BucketInaccessibleError,
     S3PathInaccessibleError,
     UnauthorizedError,
 )
@@ -139,14 +138,17 @@ class Submission:
         return Checked(site, image, places, found_files)
 
     async def _warnings(self, job: JobInput) -> Sequence[str]:
+        directory = f"{job.output_dir}0/" if job.params.declobber else job.output_dir
         try:
-            there = await self._s3.first_below(job.output_dir)
-        except S3BucketInaccessibleError:  # the service may write there, and not list
+            there = await self._s3.first_below(directory)
+        except CTSError as e:
+            # Nobody may be refused for want of a warning: the service may be allowed to write there, and not to list.
+            _log.info("output_dir_not_listed", error=e.message)
             return ()
         if there is None:
             return ()
         return (
-            f"output_dir: {job.output_dir!r} holds files already, such as {there!r}: outputs of the same name will "
+            f"output_dir: {directory!r} holds files already, such as {there!r}: outputs of the same name will "
             "replace them. Name a directory of its own to keep both",
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
+from collections.abc import Sequence
 
 import pytest
 from pydantic import SecretStr
@@ -217,17 +218,29 @@ async def test_a_check_stores_nothing_and_finds_what_a_submission_finds(desk):
             await desk.submission.dry_run(ANN, body(**({"num_containers": 1} | fault)))
 
 
-async def test_an_output_directory_that_holds_files_is_warned_of(desk, s3, monkeypatch):
-    full = body(output_dir=f"{BUCKET}/ann")
-    assert (await desk.submission.dry_run(ANN, body())).warnings == ()
-    [warning] = (await desk.submission.dry_run(ANN, full)).warnings
+async def test_an_output_directory_that_holds_files_is_warned_of(desk, s3):
+    async def warnings(**fields) -> Sequence[str]:
+        return (await desk.submission.dry_run(ANN, body(**fields))).warnings
+
+    assert await warnings() == ()
+    [warning] = await warnings(output_dir=f"{BUCKET}/ann")
     assert f"output_dir: '{BUCKET}/ann/' holds files already, such as '{FILES[0]}'" in warning
+    # Each container has a directory of its own.
+    assert await warnings(output_dir=f"{BUCKET}/ann", params={"declobber": True}) == ()
+    await s3.put(f"{BUCKET}/ann/apart/0/x", b"")
+    [warning] = await warnings(output_dir=f"{BUCKET}/ann/apart", params={"declobber": True})
+    assert f"'{BUCKET}/ann/apart/0/' holds files already" in warning
 
-    async def denied(prefix: str) -> str:
-        raise S3BucketInaccessibleError("The service may not list it")
 
-    monkeypatch.setattr(s3, "first_below", denied)
-    assert (await desk.submission.dry_run(ANN, full)).warnings == ()
+@pytest.mark.parametrize(
+    "error", [S3BucketInaccessibleError("It may not be listed"), DependencyUnavailableError("It does not answer")]
+)
+async def test_what_cannot_be_warned_of_is_no_reason_to_refuse(desk, s3, monkeypatch, error):
+    async def refused(prefix: str) -> str:
+        raise error
+
+    monkeypatch.setattr(s3, "first_below", refused)
+    assert (await desk.submission.dry_run(ANN, body(output_dir=f"{BUCKET}/ann"))).warnings == ()
 
 
 @pytest.mark.parametrize("number", range(len(FAULTS)), ids=[name for name, *_ in FAULTS])
