@@ -46,7 +46,7 @@ class LogCapture:
                 kept += len(keep)
                 self._write(log.fileno(), keep)
             if seen > kept:
-                mark = f"\n[{self._stream} cut here: {seen} bytes were written, the first {kept} are kept]\n"
+                mark = f"\n{cut_mark(self._stream)}: {seen} bytes were written, the first {kept} are kept]\n"
                 self._write(log.fileno(), memoryview(mark.encode()))
 
     def _write(self, fd: int, data: memoryview) -> None:
@@ -55,6 +55,11 @@ class LogCapture:
                 data = data[os.write(fd, data) :]
         except OSError as error:
             self.error = error
+
+
+def cut_mark(stream: str) -> str:
+    """What begins the line at the end of a log that was too long to keep."""
+    return f"[{stream} cut here"
 
 
 def tail(path: str, size: int = 2000) -> str:

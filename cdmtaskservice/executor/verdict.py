@@ -7,9 +7,12 @@ from contextlib import suppress
 
 from .container import Ran
 from .failures import ContainerFailure, failure_of
+from .logs import cut_mark
 from .order import Limits
 
 _NEARLY_ALL = 0.98
+
+LOGS_SAY_WHY = "Its logs say why."
 
 _LONGEST_LINE = 200
 """Characters of a container's own words in what its owner is told."""
@@ -44,18 +47,18 @@ def judged(ran: Ran, limits: Limits, stderr_tail: str, disk_is_full: bool) -> Co
             admin,
         )
     if ran.exit_code:
-        hint = " The worker's disk is full, which may be the reason." if disk_is_full else ""
-        return ContainerFailure(exited(ran.exit_code, stderr_tail, hint), admin)
+        full = ["The worker's disk is full, which may be the reason."] if disk_is_full else []
+        return ContainerFailure(exited(ran.exit_code, stderr_tail, LOGS_SAY_WHY, *full), admin)
     if ran.log_error is not None:
         return failure_of(ran.log_error)
     return None
 
 
-def exited(exit_code: int, stderr_tail: str, hint: str = "") -> str:
-    """What the owner of a container is told whose program failed. hint: a sentence more, with a space before it."""
-    words = f"The container exited with exit code {exit_code}{_signal(exit_code)}. Its logs say why.{hint}"
+def exited(exit_code: int, stderr_tail: str, *more: str) -> str:
+    """What the owner of a container is told whose program failed. more: sentences to say before the program's own."""
+    words = [f"The container exited with exit code {exit_code}{_signal(exit_code)}.", *more]
     last = _last_line(stderr_tail)
-    return f"{words} The last line of stderr: {last}" if last else words
+    return " ".join([*words, f'The last line of stderr: "{last}"'] if last else words)
 
 
 def duration(seconds: float) -> str:
@@ -69,10 +72,14 @@ def duration(seconds: float) -> str:
 
 
 def _last_line(text: str) -> str:
-    """The last line that says something, fit for one line of an error: no control characters, and not too long."""
+    """The last line by which a program says something, fit for an error: no control characters, and not too long."""
     lines = ("".join(c if c.isprintable() else " " for c in line).strip() for line in reversed(text.splitlines()))
-    last = next((line for line in lines if line), "")
-    return last if len(last) <= _LONGEST_LINE else f"{last[:_LONGEST_LINE]}…"
+    # Apptainer tells on the same stream what it does itself.
+    last = next((line for line in lines if line and not line.startswith("INFO:    ")), "")
+    if last.startswith(cut_mark("stderr")):
+        return ""  # how it went on is not known
+    # The end says more, and of a line that is very long only that is at hand.
+    return last if len(last) <= _LONGEST_LINE else f"…{last[-_LONGEST_LINE:]}"
 
 
 def _signal(exit_code: int) -> str:

@@ -271,8 +271,13 @@ class ContainerJobs:
         await self._fail(container, error, admin_error, status)
 
     async def _fail(self, container: ContainerRecord, error: str, admin_error: str, status: RunStatus) -> None:
+        # What its owner is told may have the program's own words, which are no business of the log.
         _log.warning(
-            "container_lost", job=container.job_id, container=container.number, attempt=container.attempt, why=error
+            "container_lost",
+            job=container.job_id,
+            container=container.number,
+            attempt=container.attempt,
+            why=admin_error,
         )
         now = self._clock()
         await self._containers.note_usage(container.job_id, container.number, container.attempt, status.usage)

@@ -130,6 +130,7 @@ def _failure(container: Mapping[str, Any]) -> tuple[str | None, str | None]:
     why = container["failure"]
     if why is None:
         return _OTHERS_FAILED, None
-    if container["error"] is None and container["exit_code"] is None:
+    error = container.get("error")  # results of an earlier version of the remote code have none
+    if error is None and container["exit_code"] is None:
         return "JAWS could not start it; an administrator can see why", why
-    return container["error"], why
+    return error, why

@@ -25,7 +25,7 @@ def test_failing_exit(begin: Begin, seqtool_image: Pushed) -> None:
     assert report["usage"]["wall_seconds"] > 0
     assert worker.service.update("error")["error"] == (
         "The container exited with exit code 3. Its logs say why. "
-        "The last line of stderr: seqtool: failing with exit code 3, as asked"
+        'The last line of stderr: "seqtool: failing with exit code 3, as asked"'
     )
     assert "as asked" in worker.service.update("error")["admin_error"]
     assert b"as asked" in worker.service.log("stderr")

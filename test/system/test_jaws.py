@@ -114,7 +114,7 @@ async def test_a_failing_container(jaws: Driver, nersc: NerscSite):
     job = await jaws.over(job_id, "error")
     assert job["error"].startswith(
         "1 of 2 containers failed; container 1: The container exited with exit code 4. Its logs say why. "
-        "The last line of stderr: seqtool: "
+        'The last line of stderr: "seqtool: '
     )
     assert await exit_codes(jaws, job_id) == [None, 4]
     assert "is not FASTA" in await jaws.log(job_id, 1, "stderr")

@@ -69,10 +69,13 @@ def test_verdict_with_a_full_disk_and_the_end_of_stderr() -> None:
     [
         ("", "say why."),
         (" \n\n", "say why."),
-        ("Traceback:\n  File\nKeyError: 'x'\n", "say why. The last line of stderr: KeyError: 'x'"),
-        ("\x1b[31mred\x07\x1b[0m \r\n\n", "stderr: [31mred  [0m"),
-        ("half a line\rdone: \ufffd", "stderr: done: \ufffd"),
-        ("x" * 1000, "stderr: " + 200 * "x" + "…"),
+        ("Traceback:\n  File\nKeyError: 'x'\n", """say why. The last line of stderr: "KeyError: 'x'\""""),
+        ("\x1b[31mred\x07\x1b[0m \r\n\n", 'stderr: "[31mred  [0m"'),
+        ("half a line\rdone: \ufffd", 'stderr: "done: \ufffd"'),
+        ("x" * 1000 + "KeyError", f'stderr: "…{192 * "x"}KeyError"'),
+        ("KeyError\nINFO:    Cleaning up image...\n", 'stderr: "KeyError"'),
+        ("INFO: mine\n", 'stderr: "INFO: mine"'),
+        ("words\n[stderr cut here: 20 bytes were written, the first 6 are kept]\n", "say why."),
     ],
 )
 def test_the_last_line_of_stderr_is_told(stderr: str, end: str) -> None:

@@ -273,8 +273,8 @@ def test_what_failed_containers_left_is_collected(tasks: Tasks):
     [
         ("\nCTS: it ran too long\n", "it ran too long", ""),
         ("CTS: first\nmore\n\nCTS: last\n", "last", ""),
-        ("words CTS: no\n", None, " The last line of stderr: words CTS: no"),
-        ("", None, ""),
+        ("words CTS: no\n", None, ' Its logs say why. The last line of stderr: "words CTS: no"'),
+        ("", None, " Its logs say why."),
         (None, None, ""),
         ("CTS: the file a\u2028b\x85c is none\n", "the file a\u2028b\x85c is none", ""),
     ],
@@ -283,7 +283,7 @@ def test_owners_are_told_the_scripts_own_words_or_how_the_program_ended(
     tasks: Tasks, stderr: str | None, words: str | None, end: str
 ):
     [told] = Left(tasks.directory).failed(tasks, errors(call(0, 125, stderrContents=stderr)))["containers"]
-    assert told["error"] == (words or "The container exited with exit code 125. Its logs say why." + end)
+    assert told["error"] == (words or "The container exited with exit code 125." + end)
 
 
 def test_the_causes_of_a_failure_are_told(tasks: Tasks):

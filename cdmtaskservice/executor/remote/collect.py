@@ -25,7 +25,7 @@ from typing import Any
 from ..failures import ABSENT, ContainerFailure
 from ..outputs import MOST_OUTPUTS, look
 from ..upload import Pending, Source, checksummed
-from ..verdict import exited
+from ..verdict import LOGS_SAY_WHY, exited
 from .task import Task, require_mounted, write_aside
 
 STREAMS = ("stdout", "stderr")
@@ -130,7 +130,7 @@ def _failed(plan: Mapping[str, Any], directory: str) -> Sequence[_Container]:
             if isinstance(text, str):
                 write_aside(os.path.join(logs, f"{number}.{stream}"), text)
                 container.logs.append(Source(logs, look(logs, f"{number}.{stream}"), stream))
-        container.error = _error(container.exit_code, call.get("stderrContents"), plan["mark"])
+        container.error = _error(container, call.get("stderrContents"), plan["mark"])
     if not any(c.failure for c in containers):
         for container in containers:
             container.failure = f"JAWS failed the run as a whole: {json.dumps(told)[:_MOST_WORDS]}"
@@ -149,11 +149,13 @@ def _failure(call: Mapping[str, Any]) -> str:
     return " / ".join(w for w in words if w)[:_MOST_WORDS] or "JAWS does not say why"
 
 
-def _error(exit_code: int | None, stderr: object, mark: str) -> str | None:
+def _error(container: _Container, stderr: object, mark: str) -> str | None:
     """The words of the run's own script, or how the program ended."""
     text = stderr if isinstance(stderr, str) else ""
     marked = next((line[len(mark) :] for line in reversed(text.split("\n")) if line.startswith(mark)), None)
-    return marked or (exited(exit_code, text) if exit_code else None)
+    if marked or not container.exit_code:
+        return marked
+    return exited(container.exit_code, text, *([LOGS_SAY_WHY] if container.logs else []))
 
 
 def _in(plan: Mapping[str, Any], name: str) -> str:
