@@ -22,7 +22,8 @@ hypothesis.settings.load_profile("cts")
 gc.disable()
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
     """From here on there is garbage."""
     gc.freeze()
     gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -69,7 +70,7 @@ def render(
     if output is None:
         masked = mask_secrets(read.data)
         if as_json:
-            show_json(masked)
+            show_json(json.loads(json.dumps(masked, default=str)))  # TOML knows dates, JSON does not
         else:
             typer.echo(to_toml(masked), nl=False)
         return

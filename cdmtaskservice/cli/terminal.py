@@ -89,7 +89,7 @@ AsOwnJson = Annotated[bool, typer.Option("--json", help="Print one JSON document
 
 def show_json(document: object) -> None:
     """One JSON document, in ASCII, so that it does nothing to a terminal and no locale does anything to it."""
-    typer.echo(json.dumps(document, indent=2, default=str))  # TOML knows dates, JSON does not
+    typer.echo(json.dumps(document, indent=2))
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
