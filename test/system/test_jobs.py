@@ -73,7 +73,7 @@ async def test_a_dry_run_says_what_would_run_and_then_it_runs(shared: Driver):
     job_id = job["id"]
     assert (await args_of(shared, job))[0] == places
     [warning] = (await shared.client().post("/jobs?dry_run=true", json=body)).json()["warnings"]
-    assert f"'{body['output_dir']}/' holds files already, such as '{job['outputs'][0]['file']}'" in warning
+    assert f"'{body['output_dir']}/0/' holds files already, such as '{job['outputs'][0]['file']}'" in warning
     refused = await shared.client().post("/jobs?dry_run=true", json={**body, "cpus": 10_000})
     assert (refused.status_code, refused.json()["error"]["appcode"]) == (400, 30001)
 
