@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 
 import pytest
+from structlog.testing import capture_logs
 
 from cdmtaskservice.domain.states import JobState, Outcome
 from cdmtaskservice.sites.base import Run, RunState, RunStatus
@@ -120,8 +121,12 @@ async def test_a_container_that_failed_is_not_run_again_because_its_logs_were_lo
         await quick.begin(R)
         await quick.report(R, came)
         await quick.until_state(came[-1])
-        quick.site.lose(R, "the node went down")
-        job = await quick.until_state(S.ERROR)
+        with capture_logs() as logs:
+            quick.site.lose(R, "the node went down")
+            job = await quick.until_state(S.ERROR)
+    [told] = [log["why"] for log in logs if log["event"] == "container_lost"]
+    assert "the node went down" in told
+    assert "exit code 3" not in told  # the owner's words may be the program's own
     assert states(job) == [S.CREATED, *BAD]
     assert job.error == (
         "1 of 1 containers failed; container 0: exit code 3; its worker was lost before the logs were "

@@ -154,7 +154,7 @@ def _error(container: _Container, stderr: object, mark: str) -> str | None:
     text = stderr if isinstance(stderr, str) else ""
     marked = next((line[len(mark) :] for line in reversed(text.split("\n")) if line.startswith(mark)), None)
     if marked or not container.exit_code:
-        return marked
+        return marked or None
     return exited(container.exit_code, text, *([LOGS_SAY_WHY] if container.logs else []))
 
 
